@@ -1,0 +1,83 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import {
+  alignUp,
+  BoundedQueue,
+  formatBytes,
+  formatCount,
+  medianOf,
+  Random,
+  VirtualClock,
+} from "./index.ts";
+
+test("alignUp gives the least multiple at or above", () => {
+  fc.assert(
+    fc.property(fc.nat(1e9), fc.integer({ min: 1, max: 4096 }), (value, alignment) => {
+      const got = alignUp(value, alignment);
+      assert.equal(got % alignment, 0);
+      assert.ok(got >= value && got - value < alignment);
+    }),
+  );
+});
+
+test("sizes are written with three significant digits and a unit", () => {
+  assert.equal(formatBytes(0), "0 B");
+  assert.equal(formatBytes(1536), "1.5 KiB");
+  assert.equal(formatBytes(1_567_000_000), "1.46 GiB");
+  assert.equal(formatCount(6_180_000), "6.18 M");
+  assert.equal(formatCount(100_000), "100 k");
+});
+
+test("a bounded queue keeps order and refuses beyond its capacity", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 40 }), fc.array(fc.boolean()), (capacity, pushes) => {
+      const queue = new BoundedQueue<number>(capacity);
+      const model: number[] = [];
+      pushes.forEach((push, i) => {
+        if (push) {
+          assert.equal(queue.push(i), model.length < capacity);
+          if (model.length < capacity) model.push(i);
+        } else {
+          assert.equal(queue.shift(), model.shift());
+        }
+        assert.equal(queue.size, model.length);
+      });
+    }),
+  );
+});
+
+test("a virtual clock runs timers in order of time, then of setting, and honours cancels", () => {
+  const clock = new VirtualClock();
+  const seen: string[] = [];
+  clock.after(20, () => seen.push(`b@${clock.now()}`));
+  clock.after(10, () => {
+    seen.push(`a@${clock.now()}`);
+    clock.after(5, () => seen.push(`nested@${clock.now()}`));
+  });
+  clock.after(20, () => seen.push("c"));
+  clock.after(15, () => seen.push("cancelled"))();
+  clock.advance(30);
+  assert.deepEqual(seen, ["a@10", "nested@15", "b@20", "c"]);
+  assert.equal(clock.now(), 30);
+});
+
+test("a seed replays the same numbers, and they are uniform and normal enough", () => {
+  const [x, y] = [new Random(7), new Random(7)];
+  for (let i = 0; i < 100; i++) assert.equal(x.uint32(), y.uint32());
+  let [sum, squares] = [0, 0];
+  for (let i = 0; i < 20_000; i++) {
+    const value = x.normal();
+    sum += value;
+    squares += value * value;
+  }
+  assert.ok(Math.abs(sum / 20_000) < 0.03 && Math.abs(squares / 20_000 - 1) < 0.05);
+  const counts = new Array<number>(10).fill(0);
+  for (let i = 0; i < 20_000; i++) counts[x.below(10)]++;
+  for (const count of counts) assert.ok(count > 1800 && count < 2200, `count ${count}`);
+});
+
+test("the median ignores one outlier", () => {
+  assert.equal(medianOf([3, 1, 1000]), 3);
+  assert.equal(medianOf([4, 1, 3, 2]), 2.5);
+});

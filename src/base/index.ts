@@ -1,0 +1,9 @@
+/** @file Door of `base`: what every other room may stand on. Imports nothing of the house. */
+export { assert, assertEqual } from "./assert.ts";
+export { alignUp, ceilDiv, formatBytes, formatCount } from "./bytes.ts";
+export { type Clock, realClock, VirtualClock } from "./clock.ts";
+export { BaleenError, type ErrorTable, type RetryAdvice } from "./error.ts";
+export { medianOf } from "./median.ts";
+export { BoundedQueue } from "./queue.ts";
+export { Random } from "./random.ts";
+export { workerUrl } from "./worker-url.ts";

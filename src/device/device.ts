@@ -1,0 +1,37 @@
+/** @file What a device offers to the kernel rooms, whatever processor it is. */
+
+/** Vector instruction sets that `codegen/x86` emits for, best first. */
+export type Isa = "avx512-bf16" | "avx512" | "avx2";
+
+/** Which implementation of each kernel serves. */
+export type Rung = "reference" | "x86";
+
+/**
+ * A processor with its memory and its fork-join pool. One thread opens a device and launches on it;
+ * memory allocated from it may be shared with other threads.
+ */
+export interface Device {
+  /** `x86` when machine code runs here, else `reference`. */
+  readonly rung: Rung;
+  /** The instruction set that kernels are emitted for; undefined on the reference rung. */
+  readonly isa: Isa | undefined;
+  /** Threads that take part in a launch, the calling one included; at least 1. */
+  readonly threads: number;
+  /** One line for people: what serves, or why machine code does not. */
+  readonly description: string;
+  /** Zeroed memory, 64-byte aligned (huge pages where large); freed when no longer referenced. */
+  allocate(bytes: number): ArrayBufferLike;
+  /** Makes `code` executable and returns its address. Reference rung: throws. */
+  load(code: Uint8Array, name: string): number;
+  /**
+   * Runs `kernel(argumentBlock, taskIndex, scratch)` (System V: rdi, rsi, rdx) for every task index
+   * in [0, tasks) on the pool, each once, and returns when all are done. Tasks are claimed
+   * dynamically, so a result must not depend on which thread runs it. `scratch` is `scratchBytes` of
+   * memory private to the thread, 64-byte aligned, contents undefined. A few microseconds.
+   */
+  launch(kernelAddress: number, argumentBlockAddress: number, tasks: number): void;
+  /** Bytes of per-thread scratch memory. */
+  readonly scratchBytes: number;
+  /** Stops the helper threads and frees executable memory. */
+  close(): void;
+}
