@@ -30,8 +30,9 @@ export type WeightMatrix =
 
 /**
  * One or more weight matrices of equal k and dtype, prepared once into one linear stream for one
- * activation type. Part i writes the columns `[columns[i], columns[i] + n_i)` of D; columns between
- * parts (each part is padded to whole panels) receive zeros.
+ * activation type. Part i writes exactly the columns `[columns[i], columns[i] + parts[i])` of D.
+ * Each part starts at a multiple of 64; the columns between parts, and those after the last part, are
+ * left untouched (the last panel stores under a mask: D may be a view whose neighbours are live).
  */
 export interface PackedWeights {
   readonly activation: ActivationType;
@@ -41,7 +42,7 @@ export interface PackedWeights {
   readonly parts: readonly number[];
   /** First column of D that each part writes. */
   readonly columns: readonly number[];
-  /** Columns of D in all, padding included. */
+  /** End of the last part's columns: `columns.at(-1) + parts.at(-1)`, the least width of D. */
   readonly width: number;
   /** Bytes that one pass over the weights reads. */
   readonly bytes: number;

@@ -18,7 +18,10 @@ export interface MlaSequence {
 
 /** Absorbed multi-head latent attention over a paged cache: one latent head serves all query heads. */
 export interface MlaCall {
-  /** float32 `[tokens, heads, dimQk]`: absorbed nope part first (headDimV), then the rotary part. */
+  /**
+   * float32 `[tokens, heads, dimQk]`: absorbed nope part first (headDimV), then the rotary part.
+   * The stride from one (token, head) row to the next is free, here and in `out`.
+   */
   readonly q: Tensor<"f32">;
   /** `[pages, 64, dimQk]`, f32 or bf16; the first headDimV values of a row are also the value. */
   readonly kvCache: Tensor<"f32"> | Tensor<"bf16">;
