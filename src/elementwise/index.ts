@@ -1,2 +1,124 @@
-/** @file Door of `elementwise`: norms, rotary embedding, activations, quantisation, combination. */
-export type { Sink } from "./types.ts";
+/**
+ * @file Door of `elementwise`: norms, rotary embedding, activations, quantisation, combination.
+ * Each function checks its operands, picks the rung and returns when the result is written. Rows are
+ * independent: the bits of one never depend on the others, nor on the number of threads.
+ */
+import { assert, assertEqual } from "../base/index.ts";
+import type { Device } from "../device/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+import {
+  checkCombination,
+  checkIndex,
+  checkRotation,
+  checkRows,
+  checkScatter,
+  checkSink,
+  checkVector,
+} from "./checks.ts";
+import * as reference from "./reference.ts";
+import type { Combination, Rotation, Sink } from "./types.ts";
+
+export type { Combination, Rotation, Sink } from "./types.ts";
+
+/** Writes the first `rows` rows of `x` `[rows, k]` to `sink`: a copy, a rounding or a quantisation. */
+export function castRows(_device: Device, x: Tensor<"f32">, rows: number, sink: Sink): void {
+  assertEqual(x.dtype, "f32", "dtype of x");
+  const columns = x.shape.at(-1) ?? 0;
+  checkRows("x", x, rows, columns);
+  checkSink(sink, rows, columns);
+  reference.castRows(x, rows, sink);
+}
+
+/**
+ * Writes y = x * (mean(x^2) + eps)^(-1/2) * weight for the first `rows` rows of `x` `[rows, k]`;
+ * row i goes to row `toRows[i]` of the sink where that is given, else to row i. `weight` is `[k]`.
+ * The mean is taken in float64 in one fixed order; the factor is rounded to float32 once.
+ */
+export function rmsNorm(
+  _device: Device,
+  x: Tensor<"f32">,
+  weight: Tensor<"f32">,
+  eps: number,
+  rows: number,
+  sink: Sink,
+  toRows?: Tensor<"i32">,
+): void {
+  assertEqual(x.dtype, "f32", "dtype of x");
+  assertEqual(weight.dtype, "f32", "dtype of weight");
+  assert(eps >= 0, () => `eps: got ${eps}, wanted a number that is not negative`);
+  const columns = x.shape.at(-1) ?? 0;
+  checkVector("weight", weight, columns);
+  assertEqual(weight.shape[0], columns, "length of weight");
+  checkRows("x", x, rows, columns);
+  checkSink(sink, checkScatter(toRows, rows, sink.values.shape[0]), columns);
+  reference.rmsNorm(x, weight, eps, rows, sink, toRows);
+}
+
+/** Writes silu(gate) * up = gate / (1 + exp(-gate)) * up, both `[rows, width]`, to `sink`. */
+export function swiglu(
+  _device: Device,
+  gate: Tensor<"f32">,
+  up: Tensor<"f32">,
+  rows: number,
+  sink: Sink,
+): void {
+  assertEqual(gate.dtype, "f32", "dtype of gate");
+  assertEqual(up.dtype, "f32", "dtype of up");
+  const columns = gate.shape.at(-1) ?? 0;
+  assertEqual(up.shape.at(-1), columns, "columns of up");
+  checkRows("gate", gate, rows, columns);
+  checkRows("up", up, rows, columns);
+  checkSink(sink, rows, columns);
+  reference.swiglu(gate, up, rows, sink);
+}
+
+/**
+ * Rotates the interleaved pairs (2i, 2i + 1) of every head of every token by the token's position:
+ * (x0, x1) becomes (x0 c - x1 s, x1 c + x0 s), written interleaved too. In place where `to` is `from`.
+ */
+export function rotate(_device: Device, call: Rotation): void {
+  checkRotation(call);
+  reference.rotate(call);
+}
+
+/**
+ * Copies row `index[i]` of `from` to row i of `to` for i < rows; both have one dtype, f32 or bf16, or
+ * bf16 rows become f32. The embedding lookup, and the permutation of tokens to experts.
+ */
+export function gatherRows(
+  _device: Device,
+  from: Tensor<"f32"> | Tensor<"bf16">,
+  index: Tensor<"i32">,
+  rows: number,
+  to: Tensor<"f32"> | Tensor<"bf16">,
+): void {
+  const columns = from.shape.at(-1) ?? 0;
+  assert(
+    (from.dtype === "f32" || from.dtype === "bf16") &&
+      (to.dtype === from.dtype || to.dtype === "f32"),
+    () => `dtypes: got ${from.dtype} to ${to.dtype}, wanted f32 or bf16 to the same or to f32`,
+  );
+  assertEqual(from.shape.length, 2, "dimensions of from");
+  checkRows("from", from, checkIndex("index", index, rows, from.shape[0]), columns);
+  checkRows("to", to, rows, columns);
+  reference.gatherRows(from, index, rows, to);
+}
+
+/**
+ * Adds to each token's row of `to` its expert outputs: to[t] += shared[t] + sum over j, in order, of
+ * weights[t, j] * y[slotOf[t, j]]. The sum is taken first and added once.
+ */
+export function combineExperts(_device: Device, call: Combination): void {
+  checkCombination(call);
+  reference.combineExperts(call);
+}
+
+/** Adds the first `rows` rows of `x` `[rows, k]` to those of `to`. */
+export function addRows(_device: Device, x: Tensor<"f32">, rows: number, to: Tensor<"f32">): void {
+  assertEqual(x.dtype, "f32", "dtype of x");
+  assertEqual(to.dtype, "f32", "dtype of to");
+  const columns = x.shape.at(-1) ?? 0;
+  checkRows("x", x, rows, columns);
+  checkRows("to", to, rows, columns);
+  reference.addRows(x, rows, to);
+}

@@ -1,0 +1,180 @@
+/**
+ * @file The reference rung: plain loops that say what the kernels compute, to the bit. Everything is
+ * rounded to float32 after each operation, except where a comment says otherwise; the machine-code
+ * rung gives the same bits on every instruction set, save for `swiglu`, whose exponential differs.
+ */
+import { alignUp, ceilDiv } from "../base/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+import { firstStep, groupColumns } from "./checks.ts";
+import type { Combination, Rotation, Sink } from "./types.ts";
+
+const { fround } = Math;
+const floatOf = new Float32Array(1);
+const bitsOf = new Uint32Array(floatOf.buffer);
+
+/** The upper half of a float32, rounded to nearest even; every NaN becomes 0x7fc0. */
+export function toBf16(value: number): number {
+  floatOf[0] = value;
+  const bits = bitsOf[0];
+  if (Number.isNaN(floatOf[0])) return 0x7fc0;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+/** The float32 whose upper half is `bits`. */
+export function fromBf16(bits: number): number {
+  bitsOf[0] = bits << 16;
+  return floatOf[0];
+}
+
+/** The e4m3 number nearest to `value` (ties to even, saturating at 448), as a number; NaN stays. */
+export function roundToE4m3(value: number): number {
+  const size = Math.abs(value);
+  // Steps are an eighth of the power of two at or below the value, but 2^-9 where it is subnormal.
+  const step = 2 ** (Math.max(Math.floor(Math.log2(size)), -6) - 3);
+  // Around 2^52 steps a float64 can hold whole steps only, so the sum rounds to them, ties to even.
+  const rounded = Math.min(size + 2 ** 52 * step - 2 ** 52 * step, 448);
+  return value < 0 || Object.is(value, -0) ? -rounded : rounded;
+}
+
+/** The scale of one group: see `Sink`. */
+function scaleOf(values: Float32Array, powerOfTwo: boolean): number {
+  let amax = fround(1e-4);
+  for (const value of values) {
+    if (!Number.isFinite(value)) return Number.NaN;
+    if (Math.abs(value) > amax) amax = Math.abs(value);
+  }
+  const scale = fround(amax / 448);
+  return powerOfTwo ? 2 ** Math.ceil(Math.log2(scale)) : scale;
+}
+
+/** Writes one row of results to row `row` of `sink`. */
+function storeRow(sink: Sink, row: number, values: Float32Array): void {
+  const start = row * sink.values.stride;
+  const { data } = sink.values;
+  if (sink.type === "f32") {
+    data.set(values, start);
+  } else if (sink.type === "bf16") {
+    for (let i = 0; i < values.length; i++) data[start + i] = toBf16(values[i]);
+  } else {
+    data.fill(0, start, start + alignUp(values.length, groupColumns));
+    for (let g = 0; g < ceilDiv(values.length, groupColumns); g++) {
+      const group = values.subarray(g * groupColumns, (g + 1) * groupColumns);
+      const scale = scaleOf(group, sink.powerOfTwoScales === true);
+      sink.scales.data[row * sink.scales.stride + g] = scale;
+      group.forEach((value, i) => {
+        data[start + g * groupColumns + i] = toBf16(roundToE4m3(fround(value / scale)));
+      });
+    }
+  }
+}
+
+/** Row `row` of a tensor, its first `columns` columns. */
+function rowOf<T extends Tensor>(tensor: T, row: number, columns: number): T["data"] {
+  return tensor.data.subarray(row * tensor.stride, row * tensor.stride + columns);
+}
+
+/** See `castRows` of the door. */
+export function castRows(x: Tensor<"f32">, rows: number, sink: Sink): void {
+  const columns = x.shape.at(-1) ?? 0;
+  for (let r = 0; r < rows; r++) storeRow(sink, r, rowOf(x, r, columns).slice());
+}
+
+/** See `rmsNorm` of the door. */
+export function rmsNorm(
+  x: Tensor<"f32">,
+  weight: Tensor<"f32">,
+  eps: number,
+  rows: number,
+  sink: Sink,
+  toRows?: Tensor<"i32">,
+): void {
+  const columns = weight.shape[0];
+  const result = new Float32Array(columns);
+  for (let r = 0; r < rows; r++) {
+    const values = rowOf(x, r, columns);
+    // Squares are exact in float64, and so is the order of the sum: 16 lanes, folded by halves.
+    const lanes = new Float64Array(16);
+    for (let i = 0; i < columns; i++) lanes[i % 16] += values[i] * values[i];
+    for (let half = 8; half > 0; half >>= 1) {
+      for (let i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    }
+    const factor = fround(1 / Math.sqrt(lanes[0] / columns + eps));
+    for (let i = 0; i < columns; i++) result[i] = fround(values[i] * factor) * weight.data[i];
+    storeRow(sink, toRows?.data[r] ?? r, result);
+  }
+}
+
+/** See `swiglu` of the door. */
+export function swiglu(gate: Tensor<"f32">, up: Tensor<"f32">, rows: number, sink: Sink): void {
+  const columns = gate.shape.at(-1) ?? 0;
+  const result = new Float32Array(columns);
+  for (let r = 0; r < rows; r++) {
+    const [gates, ups] = [rowOf(gate, r, columns), rowOf(up, r, columns)];
+    for (let i = 0; i < columns; i++) {
+      result[i] = fround(gates[i] / (1 + Math.exp(-gates[i]))) * ups[i];
+    }
+    storeRow(sink, r, result);
+  }
+}
+
+/** See `rotate` of the door. */
+export function rotate(call: Rotation): void {
+  const { from, to, dim, cosSin, positions, tokens, toRows } = call;
+  const half = dim / 2;
+  for (let t = 0; t < tokens; t++) {
+    const angles = rowOf(cosSin, positions.data[t], dim);
+    for (let h = 0; h < call.heads; h++) {
+      const source = t * firstStep(from) + h * call.fromHeadStride;
+      const target = (toRows?.data[t] ?? t) * firstStep(to) + h * call.toHeadStride;
+      for (let i = 0; i < half; i++) {
+        const [x0, x1] = [from.data[source + 2 * i], from.data[source + 2 * i + 1]];
+        const [c, s] = [angles[i], angles[half + i]];
+        const y0 = fround(fround(x0 * c) - fround(x1 * s));
+        const y1 = fround(fround(x1 * c) + fround(x0 * s));
+        to.data[target + 2 * i] = to.dtype === "f32" ? y0 : toBf16(y0);
+        to.data[target + 2 * i + 1] = to.dtype === "f32" ? y1 : toBf16(y1);
+      }
+    }
+  }
+}
+
+/** See `gatherRows` of the door. */
+export function gatherRows(
+  from: Tensor<"f32"> | Tensor<"bf16">,
+  index: Tensor<"i32">,
+  rows: number,
+  to: Tensor<"f32"> | Tensor<"bf16">,
+): void {
+  const columns = from.shape.at(-1) ?? 0;
+  for (let r = 0; r < rows; r++) {
+    const row = rowOf<Tensor<"f32"> | Tensor<"bf16">>(from, index.data[r], columns);
+    const start = r * to.stride;
+    if (from.dtype === to.dtype) to.data.set(row, start);
+    else for (let i = 0; i < columns; i++) to.data[start + i] = fromBf16(row[i]);
+  }
+}
+
+/** See `combineExperts` of the door. */
+export function combineExperts(call: Combination): void {
+  const { y, slotOf, weights, shared, tokens, to } = call;
+  const columns = y.shape.at(-1) ?? 0;
+  for (let t = 0; t < tokens; t++) {
+    for (let i = 0; i < columns; i++) {
+      let sum = shared === undefined ? 0 : shared.data[t * shared.stride + i];
+      for (let j = 0; j < slotOf.shape[1]; j++) {
+        const weight = weights.data[t * weights.stride + j];
+        const slot = slotOf.data[t * slotOf.stride + j];
+        sum = fround(sum + fround(weight * y.data[slot * y.stride + i]));
+      }
+      to.data[t * to.stride + i] += sum;
+    }
+  }
+}
+
+/** See `addRows` of the door. */
+export function addRows(x: Tensor<"f32">, rows: number, to: Tensor<"f32">): void {
+  const columns = x.shape.at(-1) ?? 0;
+  for (let r = 0; r < rows; r++) {
+    for (let i = 0; i < columns; i++) to.data[r * to.stride + i] += x.data[r * x.stride + i];
+  }
+}
