@@ -73,6 +73,8 @@ export interface GenerationEvent {
     readonly usage: Usage;
     /** One clear sentence, where reason is "error". */
     readonly message?: string;
+    /** Its stable code, a key of `engineErrors`. */
+    readonly code?: string;
     /** The stop string or id that ended it, where reason is "stop". */
     readonly stop?: string | number;
   };
@@ -120,6 +122,8 @@ export interface ModelInfo {
  */
 export interface EngineService {
   readonly info: ModelInfo;
+  /** Why the engine's thread died; undefined while it is well. Every open request then has ended. */
+  readonly failed: Error | undefined;
   /** Yields the request's events; aborting `signal` (or leaving the loop) cancels it within a step. */
   generate(request: GenerationRequest, signal?: AbortSignal): AsyncIterable<GenerationEvent>;
   /** The latest published state. */
