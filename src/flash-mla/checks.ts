@@ -1,0 +1,83 @@
+/** @file Checks of the door: a wrong address would kill the process, so nothing passes unchecked. */
+import { assert, assertEqual, ceilDiv } from "../base/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+import { type MlaCall, type MlaSequence, pageTokens } from "./types.ts";
+
+/** Dimensions of a call that passed `checkCall`. */
+export interface MlaShape {
+  readonly tokens: number;
+  readonly heads: number;
+  readonly dimQk: number;
+  readonly headDimV: number;
+  readonly pages: number;
+}
+
+/** `tensor` is `[shape]` and its memory reaches its last element. */
+function checkTensor(what: string, tensor: Tensor, dtype: string, shape: readonly number[]): void {
+  assertEqual(tensor.dtype, dtype, `dtype of ${what}`);
+  assert(
+    tensor.shape.length === shape.length && shape.every((size, i) => tensor.shape[i] === size),
+    () => `shape of ${what}: got [${tensor.shape}], wanted [${shape}]`,
+  );
+  const last = shape.at(-1) ?? 0;
+  const rows = shape.slice(0, -1).reduce((product, size) => product * size, 1);
+  const needed = rows === 0 || last === 0 ? 0 : (rows - 1) * tensor.stride + last;
+  assert(
+    tensor.stride >= last && tensor.data.length >= needed,
+    () =>
+      `${what}: got ${tensor.data.length} elements in rows of ${tensor.stride}, wanted ${needed}`,
+  );
+}
+
+/** A sequence's queries are rows of `q`, and each page that its context needs is in the cache. */
+function checkSequence(sequence: MlaSequence, index: number, shape: MlaShape): void {
+  const { queryStart, queryCount, contextLength, blockTable } = sequence;
+  for (const [name, value] of Object.entries({ queryStart, queryCount, contextLength })) {
+    assert(
+      Number.isSafeInteger(value) && value >= 0,
+      () => `sequences[${index}].${name}: got ${value}, wanted a count`,
+    );
+  }
+  assert(
+    queryStart + queryCount <= shape.tokens,
+    () => `sequences[${index}]: got queries ${queryStart}+${queryCount} of ${shape.tokens} tokens`,
+  );
+  const pages = ceilDiv(contextLength, pageTokens);
+  assert(
+    blockTable.length >= pages,
+    () => `sequences[${index}].blockTable: got ${blockTable.length} pages, wanted ${pages}`,
+  );
+  for (let i = 0; i < pages; i++) {
+    const page = blockTable[i];
+    assert(
+      page >= 0 && page < shape.pages,
+      () => `sequences[${index}].blockTable[${i}]: got ${page}, wanted 0..${shape.pages - 1}`,
+    );
+  }
+}
+
+/** Checks every operand of a call against every other, and names its dimensions. */
+export function checkCall(call: MlaCall): MlaShape {
+  const { q, kvCache, headDimV, out, lse } = call;
+  assert(q.shape.length === 3, () => `shape of q: got [${q.shape}], wanted [tokens, heads, dimQk]`);
+  const [tokens, heads, dimQk] = q.shape;
+  assert(
+    Number.isSafeInteger(headDimV) && headDimV >= 1 && headDimV <= dimQk,
+    () => `headDimV: got ${headDimV}, wanted 1..${dimQk}`,
+  );
+  assert(
+    Number.isFinite(call.softmaxScale) && call.softmaxScale > 0,
+    () => `softmaxScale: got ${call.softmaxScale}, wanted a positive number`,
+  );
+  const pages = kvCache.shape[0];
+  const shape = { tokens, heads, dimQk, headDimV, pages };
+  checkTensor("q", q, "f32", [tokens, heads, dimQk]);
+  const cacheType = kvCache.dtype === "bf16" ? "bf16" : "f32";
+  checkTensor("kvCache", kvCache, cacheType, [pages, pageTokens, dimQk]);
+  checkTensor("out", out, "f32", [tokens, heads, headDimV]);
+  if (lse !== undefined) checkTensor("lse", lse, "f32", [tokens, heads]);
+  call.sequences.forEach((sequence, i) => {
+    checkSequence(sequence, i, shape);
+  });
+  return shape;
+}
