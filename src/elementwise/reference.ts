@@ -4,47 +4,29 @@
  * rung gives the same bits on every instruction set, save for `swiglu`, whose exponential differs.
  */
 import { alignUp, ceilDiv } from "../base/index.ts";
-import type { Tensor } from "../tensor/index.ts";
+import {
+  bf16ToF32,
+  f8e4m3Max,
+  f8e4m3ToF32,
+  f32ToBf16,
+  f32ToF8e4m3,
+  f32ToUe8m0,
+  type Tensor,
+  ue8m0ToF32,
+} from "../tensor/index.ts";
 import { firstStep, groupColumns } from "./checks.ts";
 import type { Combination, Rotation, Sink } from "./types.ts";
 
 const { fround } = Math;
-const floatOf = new Float32Array(1);
-const bitsOf = new Uint32Array(floatOf.buffer);
 
-/** The upper half of a float32, rounded to nearest even; every NaN becomes 0x7fc0. */
-export function toBf16(value: number): number {
-  floatOf[0] = value;
-  const bits = bitsOf[0];
-  if (Number.isNaN(floatOf[0])) return 0x7fc0;
-  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
-}
-
-/** The float32 whose upper half is `bits`. */
-export function fromBf16(bits: number): number {
-  bitsOf[0] = bits << 16;
-  return floatOf[0];
-}
-
-/** The e4m3 number nearest to `value` (ties to even, saturating at 448), as a number; NaN stays. */
-export function roundToE4m3(value: number): number {
-  const size = Math.abs(value);
-  // Steps are an eighth of the power of two at or below the value, but 2^-9 where it is subnormal.
-  const step = 2 ** (Math.max(Math.floor(Math.log2(size)), -6) - 3);
-  // Around 2^52 steps a float64 can hold whole steps only, so the sum rounds to them, ties to even.
-  const rounded = Math.min(size + 2 ** 52 * step - 2 ** 52 * step, 448);
-  return value < 0 || Object.is(value, -0) ? -rounded : rounded;
-}
-
-/** The scale of one group: see `Sink`. */
+/** The scale of one group: see `Sink`. NaN takes no part. */
 function scaleOf(values: Float32Array, powerOfTwo: boolean): number {
   let amax = fround(1e-4);
   for (const value of values) {
-    if (!Number.isFinite(value)) return Number.NaN;
     if (Math.abs(value) > amax) amax = Math.abs(value);
   }
-  const scale = fround(amax / 448);
-  return powerOfTwo ? 2 ** Math.ceil(Math.log2(scale)) : scale;
+  const scale = fround(amax / f8e4m3Max);
+  return powerOfTwo ? ue8m0ToF32(f32ToUe8m0(scale)) : scale;
 }
 
 /** Writes one row of results to row `row` of `sink`. */
@@ -54,7 +36,7 @@ function storeRow(sink: Sink, row: number, values: Float32Array): void {
   if (sink.type === "f32") {
     data.set(values, start);
   } else if (sink.type === "bf16") {
-    for (let i = 0; i < values.length; i++) data[start + i] = toBf16(values[i]);
+    for (let i = 0; i < values.length; i++) data[start + i] = f32ToBf16(values[i]);
   } else {
     data.fill(0, start, start + alignUp(values.length, groupColumns));
     for (let g = 0; g < ceilDiv(values.length, groupColumns); g++) {
@@ -62,7 +44,7 @@ function storeRow(sink: Sink, row: number, values: Float32Array): void {
       const scale = scaleOf(group, sink.powerOfTwoScales === true);
       sink.scales.data[row * sink.scales.stride + g] = scale;
       group.forEach((value, i) => {
-        data[start + g * groupColumns + i] = toBf16(roundToE4m3(fround(value / scale)));
+        data[start + g * groupColumns + i] = f32ToBf16(f8e4m3ToF32(f32ToF8e4m3(value / scale)));
       });
     }
   }
@@ -131,8 +113,8 @@ export function rotate(call: Rotation): void {
         const [c, s] = [angles[i], angles[half + i]];
         const y0 = fround(fround(x0 * c) - fround(x1 * s));
         const y1 = fround(fround(x1 * c) + fround(x0 * s));
-        to.data[target + 2 * i] = to.dtype === "f32" ? y0 : toBf16(y0);
-        to.data[target + 2 * i + 1] = to.dtype === "f32" ? y1 : toBf16(y1);
+        to.data[target + 2 * i] = to.dtype === "f32" ? y0 : f32ToBf16(y0);
+        to.data[target + 2 * i + 1] = to.dtype === "f32" ? y1 : f32ToBf16(y1);
       }
     }
   }
@@ -150,7 +132,7 @@ export function gatherRows(
     const row = rowOf<Tensor<"f32"> | Tensor<"bf16">>(from, index.data[r], columns);
     const start = r * to.stride;
     if (from.dtype === to.dtype) to.data.set(row, start);
-    else for (let i = 0; i < columns; i++) to.data[start + i] = fromBf16(row[i]);
+    else for (let i = 0; i < columns; i++) to.data[start + i] = bf16ToF32(row[i]);
   }
 }
 

@@ -5,8 +5,10 @@ import type { Tensor } from "../tensor/index.ts";
  * Where a kernel's result goes, in the form that the next GEMM wants; see `Activations` of
  * `deep-gemm`, which a sink of the same type is structurally.
  * For `f8e4m3`, per row and 128 columns: amax = max(|x|, 1e-4), scale = amax / 448 (rounded up to a
- * power of two where `powerOfTwoScales`), value = e4m3(x / scale), round to nearest even. A group
- * that holds a NaN or an infinity becomes NaN throughout, its scale included.
+ * power of two where `powerOfTwoScales`), value = e4m3(x / scale), round to nearest even, as
+ * `quantiseBlocks` of `tensor` does with rows of one: a NaN stays one and takes no part in amax; an
+ * infinity makes its group's scale infinite, hence itself NaN and the rest zero (with powers of two
+ * the scale is 2^127, the infinity 448 and the rest zero).
  */
 export type Sink =
   | { readonly type: "f32"; readonly values: Tensor<"f32"> }
