@@ -7,6 +7,7 @@ import {
   formatBytes,
   formatCount,
   medianOf,
+  nearestName,
   Random,
   VirtualClock,
 } from "./index.ts";
@@ -80,4 +81,13 @@ test("a seed replays the same numbers, and they are uniform and normal enough", 
 test("the median ignores one outlier", () => {
   assert.equal(medianOf([3, 1, 1000]), 3);
   assert.equal(medianOf([4, 1, 3, 2]), 2.5);
+});
+
+test("a mistyped name finds its nearest, and a foreign one none", () => {
+  const names = ["temperature", "top_p", "top_k", "max_tokens"];
+  assert.equal(nearestName("temprature", names), "temperature");
+  assert.equal(nearestName("max_token", names), "max_tokens");
+  assert.equal(nearestName("otp_p", names), "top_p");
+  assert.equal(nearestName("metadata", names), undefined);
+  assert.equal(nearestName("n", names), undefined);
 });

@@ -4,6 +4,7 @@ export { alignUp, ceilDiv, formatBytes, formatCount } from "./bytes.ts";
 export { type Clock, realClock, VirtualClock } from "./clock.ts";
 export { BaleenError, type ErrorTable, type RetryAdvice } from "./error.ts";
 export { medianOf } from "./median.ts";
+export { nearestName } from "./nearest.ts";
 export { BoundedQueue } from "./queue.ts";
 export { Random } from "./random.ts";
 export { workerUrl } from "./worker-url.ts";
