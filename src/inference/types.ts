@@ -77,6 +77,8 @@ export interface GenerationEvent {
     readonly code?: string;
     /** The stop string or id that ended it, where reason is "stop". */
     readonly stop?: string | number;
+    /** Milliseconds it waited in the engine before its first step; absent where it had none. */
+    readonly queueMs?: number;
   };
 }
 
