@@ -1,4 +1,15 @@
 /** @file Door of `model`: DeepSeek-V3-family checkpoints, from files to logits. */
+export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export {
+  isMoeLayer,
+  type ModelConfig,
+  parseModelConfig,
+  type Quantization,
+  type RopeSettings,
+  readModelConfig,
+  supportedModelTypes,
+} from "./config.ts";
+export { type ModelErrorCode, modelErrors } from "./errors.ts";
 export type {
   DraftSequence,
   ForwardResult,
