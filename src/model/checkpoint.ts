@@ -29,13 +29,11 @@ export interface Checkpoint {
   has(name: string): boolean;
   /**
    * The matrix `name`.weight, `[out, in]`, with its scales where it is FP8. F32, BF16 and FP8 are
-   * views of the file (not to be written to); F16 is converted to f32.
+   * views of the file, not to be written to; F16 is converted to f32.
    */
   linear(name: string): WeightMatrix;
   /** The values of the tensor `name` (a full name) in f32: a norm's weight or the gate's bias. */
   vector(name: string): Float32Array;
-  /** Closes the files: matrices that are views of them may not be used any more. */
-  close(): void;
 }
 
 const plainDtypes: readonly SafetensorsDtype[] = ["F32", "BF16", "F16"];
@@ -56,15 +54,6 @@ interface Expected {
  */
 export function openCheckpoint(dir: string, config: ModelConfig): Checkpoint {
   const file = openSafetensors(dir);
-  try {
-    return checkpointOf(file, config);
-  } catch (error) {
-    file.close();
-    throw error;
-  }
-}
-
-function checkpointOf(file: Safetensors, config: ModelConfig): Checkpoint {
   const mtp = `model.layers.${config.numHiddenLayers}`;
   const hasMtp = config.numNextnPredictLayers > 0 && file.tensors.has(`${mtp}.eh_proj.weight`);
   const known = new Set<string>();
@@ -79,7 +68,6 @@ function checkpointOf(file: Safetensors, config: ModelConfig): Checkpoint {
     has: (name) => file.tensors.has(name),
     linear: (name) => linearOf(file, name),
     vector: (name) => file.f32(name).data,
-    close: () => file.close(),
   };
 }
 

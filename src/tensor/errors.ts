@@ -6,7 +6,7 @@ export type TensorErrorCode =
   | "tensors-missing"
   | "tensors-invalid"
   | "tensor-unavailable"
-  | "tensors-io";
+  | "tensors-unwritable";
 
 /** Those codes, each with its retry advice. */
 export const tensorErrors: Readonly<Record<TensorErrorCode, RetryAdvice>> = {
@@ -16,8 +16,8 @@ export const tensorErrors: Readonly<Record<TensorErrorCode, RetryAdvice>> = {
   "tensors-invalid": "never",
   /** A tensor that the file doesn't have, or has in a type that can't be read so. */
   "tensor-unavailable": "never",
-  /** The operating system failed to read or write. */
-  "tensors-io": "same",
+  /** The operating system failed to write a file. */
+  "tensors-unwritable": "same",
 };
 
 /** A `BaleenError` of this room; the retry advice comes from the table. */

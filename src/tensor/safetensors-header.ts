@@ -201,7 +201,7 @@ function isSize(value: unknown): value is number {
 }
 
 /** `value` as JSON, cut to a length that fits a message. */
-function quote(value: unknown): string {
+export function quote(value: unknown): string {
   const text = JSON.stringify(value) ?? "missing";
   return text.length > 120 ? `${text.slice(0, 120)}...` : text;
 }

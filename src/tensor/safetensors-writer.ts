@@ -20,7 +20,7 @@ export type NamedTensors = Readonly<Record<string, Tensor>> | ReadonlyMap<string
 /**
  * Writes `tensors` and `metadata` to `path`, replacing what was there in one step: a reader sees the
  * old file or the new one, never a part. Wider elements come first, so that all are aligned; row
- * strides are taken out. Raises `tensors-io` and leaves no temporary file behind.
+ * strides are taken out. Raises `tensors-unwritable` and leaves no temporary file behind.
  */
 export function writeSafetensors(
   path: string,
@@ -48,7 +48,7 @@ export function writeSafetensors(
     const code = (cause as NodeJS.ErrnoException).syscall && (cause as NodeJS.ErrnoException).code;
     if (!code) throw cause;
     const message = `${path} can't be written (${code}). Check the folder and the space on its disk.`;
-    throw tensorError("tensors-io", message, cause);
+    throw tensorError("tensors-unwritable", message, cause);
   }
 }
 

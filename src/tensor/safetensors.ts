@@ -4,22 +4,23 @@
  */
 import { readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import type { BaleenError } from "../base/index.ts";
+import { assert, type BaleenError } from "../base/index.ts";
+import { type FileBytes, mapFile } from "../native/index.ts";
 import { type FloatDType, f16ToF32, toF32 } from "./convert.ts";
 import { tensorError } from "./errors.ts";
-import { type FileBytes, openFileBytes } from "./file-bytes.ts";
 import {
   type Header,
   headerLength,
   headerStart,
   invalid,
   parseHeader,
+  quote,
   type SafetensorsDtype,
+  safetensorsDtypes,
   type TensorInfo,
 } from "./safetensors-header.ts";
 import {
   type Allocate,
-  bytesPerElement,
   type DataOf,
   type DType,
   elementCount,
@@ -58,63 +59,54 @@ export interface Safetensors {
   /** The entry of `name`; raises `tensor-unavailable` where there is none. */
   info(name: string): TensorInfo;
   /**
-   * The tensor as the file has it, a view of the mapped file where its address is aligned, else a
-   * copy. F32, BF16, I32 and the 8-bit floats; other dtypes raise `tensor-unavailable`.
-   * A view must not be written to, nor used after `close`.
+   * The tensor as the file has it, a view of the mapped file where it is aligned for its dtype, else
+   * a copy. F32, BF16, I32 and the 8-bit floats; other dtypes raise `tensor-unavailable`.
+   * Not to be written to: that would end the process. A view keeps the file mapped.
    */
   tensor(name: string): Tensor;
   /** The values as a new f32 tensor: of F16 too, and of every float dtype except F64. */
   f32(name: string, allocate?: Allocate): Tensor<"f32">;
-  /** Unmaps and closes the files. Views of them die; copies and `f32` results live on. */
-  close(): void;
 }
 
 /**
  * Opens a `.safetensors` file, or a directory that holds `model.safetensors` or
- * `model.safetensors.index.json` with its shards, and checks all headers.
- * Raises `tensors-missing` or `tensors-invalid`, naming file and field.
+ * `model.safetensors.index.json` with its shards, and checks all headers. The files stay open as
+ * long as the result or a view of them is reachable, and must not change meanwhile.
+ * Raises `tensors-missing` or `tensors-invalid`, naming file and field, or `file-unreadable`.
  */
 export function openSafetensors(path: string): Safetensors {
-  const shards = new Map<string, { bytes: FileBytes; header: Header }>();
-  const close = () => {
-    for (const { bytes } of shards.values()) bytes.close();
-    shards.clear();
-  };
-  try {
-    const index = locate(path);
-    const tensors = new Map<string, TensorInfo>();
-    for (const file of index.files) {
-      const bytes = openFileBytes(file);
-      // Before the header is checked, so that a failure closes this file too.
-      shards.set(file, { bytes, header: { tensors, metadata: {} } });
-      shards.set(file, { bytes, header: readHeader(file, bytes) });
-    }
-    const first = shards.get(index.files[0])?.header;
-    if (index.weightMap) {
-      for (const [name, file] of index.weightMap) {
-        const info = shards.get(file)?.header.tensors.get(name);
-        if (!info) {
-          throw invalid(
-            index.path,
-            `weight_map puts "${name}" in ${basename(file)}, which lacks it`,
-          );
-        }
-        tensors.set(name, info);
+  const location = locate(path);
+  const shards = new Map(location.files.map((file) => [file, openShard(file)]));
+  const first = shards.get(location.files[0]);
+  let tensors: ReadonlyMap<string, TensorInfo> = first?.header.tensors ?? new Map();
+  if (location.weightMap) {
+    const chosen = new Map<string, TensorInfo>();
+    for (const [name, file] of location.weightMap) {
+      const info = shards.get(file)?.header.tensors.get(name);
+      if (!info) {
+        const what = `weight_map puts ${quote(name)} in ${basename(file)}, which lacks it`;
+        throw invalid(location.path, what);
       }
-    } else {
-      for (const [name, info] of first?.tensors ?? []) tensors.set(name, info);
+      chosen.set(name, info);
     }
-    return reader(path, tensors, first?.metadata ?? {}, (file) => shards.get(file)?.bytes, close);
-  } catch (error) {
-    close();
-    throw error;
+    tensors = chosen;
   }
+  const bytesOf = ({ file, dtype, byteOffset, byteLength }: TensorInfo): Uint8Array => {
+    const shard = shards.get(file);
+    assert(shard, () => `shard: got ${file}, wanted one of this checkpoint`);
+    const view = shard.bytes.view(byteOffset, byteLength);
+    // A mapping starts at a page, so a view is aligned where its offset is; a copy always is.
+    const aligned = !shard.bytes.mapped || byteOffset % safetensorsDtypes[dtype] === 0;
+    return aligned ? view : view.slice();
+  };
+  return reader(path, tensors, first?.header.metadata ?? {}, bytesOf);
 }
 
-function readHeader(file: string, bytes: FileBytes): Header {
-  const prefix = bytes.read(0, Math.min(headerStart, bytes.length));
-  const length = headerLength(file, prefix, bytes.length);
-  return parseHeader(file, bytes.read(headerStart, length), bytes.length);
+function openShard(file: string): { bytes: FileBytes; header: Header } {
+  const bytes = mapFile(file);
+  const prefix = bytes.view(0, Math.min(headerStart, bytes.bytes));
+  const length = headerLength(file, prefix, bytes.bytes);
+  return { bytes, header: parseHeader(file, bytes.view(headerStart, length), bytes.bytes) };
 }
 
 interface Location {
@@ -154,7 +146,7 @@ function readIndex(folder: string, path: string): Location {
     if (typeof shard !== "string" || !/^[^/\\:\0]+\.safetensors$/.test(shard)) {
       throw invalid(
         path,
-        `weight_map puts "${name}" in ${JSON.stringify(shard)}, not a .safetensors file name of this directory`,
+        `weight_map puts ${quote(name)} in ${quote(shard)}, not a .safetensors file name of this directory`,
       );
     }
     weightMap.set(name, join(folder, shard));
@@ -186,27 +178,19 @@ function reader(
   path: string,
   tensors: ReadonlyMap<string, TensorInfo>,
   metadata: Readonly<Record<string, string>>,
-  bytesOf: (file: string) => FileBytes | undefined,
-  close: () => void,
+  bytesOf: (info: TensorInfo) => Uint8Array,
 ): Safetensors {
   const info = (name: string): TensorInfo => {
     const found = tensors.get(name);
     if (found) return found;
-    const message = `${path} has no tensor "${name}". List what it has with \`baleen inspect\`.`;
+    const message = `${path} has no tensor ${quote(name)}. List what it has with \`baleen inspect\`.`;
     throw tensorError("tensor-unavailable", message);
-  };
-  const bytes = ({ file, byteOffset, byteLength }: TensorInfo): Uint8Array => {
-    const source = bytesOf(file);
-    if (!source) {
-      throw tensorError("tensor-unavailable", `${file} was closed. Open it again to read it.`);
-    }
-    return source.read(byteOffset, byteLength);
   };
   const tensor = (name: string): Tensor => {
     const entry = info(name);
     const dtype = readableDtypes[entry.dtype];
     if (!dtype) throw unreadable(entry, Object.keys(readableDtypes));
-    return viewAs(dtype, entry.shape, bytes(entry));
+    return viewAs(dtype, entry.shape, bytesOf(entry));
   };
   return {
     path,
@@ -216,32 +200,26 @@ function reader(
     tensor,
     f32(name, allocate) {
       const entry = info(name);
-      if (entry.dtype === "F16") return f16Tensor(entry.shape, bytes(entry), allocate);
+      if (entry.dtype === "F16") return f16Tensor(entry.shape, bytesOf(entry), allocate);
       if (!readableDtypes[entry.dtype] || entry.dtype === "I32") {
         throw unreadable(entry, ["F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0"]);
       }
       return toF32(tensor(name) as Tensor<FloatDType>, allocate);
     },
-    close,
   };
 }
 
 function unreadable({ file, name, dtype }: TensorInfo, readable: readonly string[]): BaleenError {
   return tensorError(
     "tensor-unavailable",
-    `${file}: tensor "${name}" is ${dtype}; what can be read is ${readable.join(", ")}. Convert the file first.`,
+    `${file}: tensor ${quote(name)} is ${dtype}; what can be read is ${readable.join(", ")}. Convert the file first.`,
   );
 }
 
-/** A tensor over `bytes`, in place where they are aligned for the dtype, else over a copy. */
+/** A tensor over `bytes`, which are aligned for the dtype. */
 function viewAs<D extends DType>(dtype: D, shape: readonly number[], bytes: Uint8Array): Tensor<D> {
-  const size = bytesPerElement[dtype];
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
-  const data = new arrayTypes[dtype](
-    aligned.buffer as ArrayBuffer,
-    aligned.byteOffset,
-    elementCount(shape),
-  );
+  const { buffer, byteOffset } = bytes;
+  const data = new arrayTypes[dtype](buffer as ArrayBuffer, byteOffset, elementCount(shape));
   return tensorOf(dtype, shape, data as DataOf<D>);
 }
 
