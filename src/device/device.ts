@@ -1,7 +1,8 @@
 /** @file What a device offers to the kernel rooms, whatever processor it is. */
 
-/** Vector instruction sets that `codegen/x86` emits for, best first. */
-export type Isa = "avx512-bf16" | "avx512" | "avx2";
+import type { Isa } from "../codegen/index.ts";
+
+export type { Isa } from "../codegen/index.ts";
 
 /** Which implementation of each kernel serves. */
 export type Rung = "reference" | "x86";
