@@ -1,4 +1,7 @@
 /**
  * @file Door of `device`: the processor that kernels run on. Probed when opened, never on import.
  */
+export { ArgumentBlock } from "./argument-block.ts";
 export type { Device, Isa, Rung } from "./device.ts";
+export { type DeviceOptions, openDevice } from "./open.ts";
+export { type Timing, type TimingOptions, timeRuns } from "./timing.ts";

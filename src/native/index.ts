@@ -1,2 +1,7 @@
 /** @file Door of `native`: the only FFI of the house. */
-export { addressOf } from "./koffi.ts";
+export { processCpuTimeUs, threadCpuTimeUs } from "./clock.ts";
+export { callable, callableOfThree, freeCode, loadCode } from "./code.ts";
+export { addressOf, nativeAbsence, nativeLayer } from "./koffi.ts";
+export { type FileBytes, mapFile } from "./map-file.ts";
+export { allocateMemory, map, pageBytes, unmap, viewAt, viewBytesMax } from "./memory.ts";
+export { currentThreadId, joinThread, startThread, wakeAll } from "./thread.ts";

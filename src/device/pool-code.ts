@@ -1,0 +1,245 @@
+/** @file The pool's machine code: what a helper runs all its life, and the two ways to launch. */
+import {
+  Assembler,
+  type Label,
+  type Mem,
+  mem,
+  r10,
+  r12,
+  r13,
+  r14,
+  r15,
+  rax,
+  rbp,
+  rbx,
+  rdi,
+  rdx,
+  rsi,
+  rsp,
+} from "../codegen/index.ts";
+import { layout } from "./pool-layout.ts";
+
+const syscallFutex = 202;
+const syscallTgkill = 234;
+const futexWaitPrivate = 128;
+const futexWakePrivate = 129;
+const errorTimedOut = -110;
+const errorNoSuchThread = -3;
+
+/** Registers that hold across calls, in the order they are saved. */
+const kept = [rbx, rbp, r12, r13, r14, r15];
+/** The control block. */
+const block = rbx;
+/** This thread's scratch. */
+const scratch = r12;
+/** When to stop spinning, in time-stamp ticks. */
+const deadline = r13;
+/** Tasks that this thread has run and not reported. */
+const done = r14.d;
+
+function field(name: keyof typeof layout): Mem {
+  return mem(block, { disp: layout[name] });
+}
+
+/** Saves the caller's registers and aligns the stack to 16 bytes, as calls demand. */
+function enter(asm: Assembler): void {
+  for (const register of kept) asm.push(register);
+  asm.sub(rsp, 8);
+}
+
+function leave(asm: Assembler): void {
+  // Kernels may leave the vector registers' upper parts in use, which slows down the caller's SSE.
+  asm.vzeroupper();
+  asm.add(rsp, 8);
+  for (const register of kept.toReversed()) asm.pop(register);
+  asm.ret();
+}
+
+function readTicks(asm: Assembler): void {
+  asm.rdtsc();
+  asm.shl(rdx, 32);
+  asm.or(rax, rdx);
+}
+
+function setDeadline(asm: Assembler, spinTicks: Mem): void {
+  readTicks(asm);
+  asm.add(rax, spinTicks);
+  asm.mov(deadline, rax);
+}
+
+/** Jumps back to `again` until the deadline. */
+function spinTo(asm: Assembler, again: Label): void {
+  asm.pause();
+  readTicks(asm);
+  asm.cmp(rax, deadline);
+  asm.jb(again);
+}
+
+/** Wakes up to edx threads that wait on `word`. */
+function futexWake(asm: Assembler, word: Mem): void {
+  asm.lea(rdi, word);
+  asm.mov(rsi.d, futexWakePrivate);
+  asm.mov(rax.d, syscallFutex);
+  asm.syscall();
+}
+
+/** Takes and runs tasks until there are none, counts them in `done` and reports them. */
+function takePart(asm: Assembler, afterwards: Label): void {
+  const next = asm.label("next");
+  const report = asm.label("report");
+  asm.xor(done, done);
+  asm.bind(next);
+  // A plain look first: a decrement in vain would pull the line away from those who work.
+  asm.cmp(field("unclaimed").d, 0);
+  asm.jle(report);
+  asm.mov(rax.d, -1);
+  asm.lock().xadd(field("unclaimed"), rax.d);
+  asm.test(rax.d, rax.d);
+  asm.jle(report);
+  asm.mov(rsi.d, field("tasks"));
+  asm.sub(rsi.d, rax.d);
+  asm.mov(rdi, field("arguments"));
+  asm.mov(rdx, scratch);
+  asm.call(field("kernel"));
+  asm.inc(done);
+  asm.jmp(next);
+  asm.bind(report);
+  asm.test(done, done);
+  asm.je(afterwards);
+  asm.mov(rax.d, done);
+  asm.neg(rax.d);
+  asm.lock().xadd(field("pending"), rax.d);
+}
+
+/** `helper(slot)`: waits for jobs and takes part in them until told to stop, or its owner is gone. */
+export function emitHelper(): Uint8Array {
+  const asm = new Assembler();
+  enter(asm);
+  asm.mov(block, mem(rdi));
+  asm.mov(scratch, mem(rdi, { disp: 8 }));
+  const work = asm.label("work");
+  const awake = asm.label("awake");
+  const end = asm.label("end");
+
+  const idle = asm.here("idle");
+  setDeadline(asm, field("helperSpinTicks"));
+  const spin = asm.here("spin");
+  asm.cmp(field("unclaimed").d, 0);
+  asm.jg(work);
+  spinTo(asm, spin);
+
+  asm.lock().inc(field("sleepers").d);
+  asm.mov(rdx.d, field("epoch"));
+  asm.cmp(field("stop").d, 0);
+  asm.jne(end);
+  asm.cmp(field("unclaimed").d, 0);
+  asm.jg(awake);
+  asm.lea(rdi, field("epoch"));
+  asm.mov(rsi.d, futexWaitPrivate);
+  asm.lea(r10, field("checkInterval"));
+  asm.mov(rax.d, syscallFutex);
+  asm.syscall();
+  asm.cmp(rax.d, errorTimedOut);
+  asm.jne(awake);
+  asm.mov(rdi.d, field("ownerProcess"));
+  asm.mov(rsi.d, field("ownerThread"));
+  asm.xor(rdx.d, rdx.d); // signal 0: sends nothing, tells whether the thread exists
+  asm.mov(rax.d, syscallTgkill);
+  asm.syscall();
+  asm.cmp(rax.d, errorNoSuchThread);
+  asm.je(end);
+  asm.bind(awake);
+  asm.lock().dec(field("sleepers").d);
+  asm.jmp(idle);
+
+  asm.bind(work);
+  takePart(asm, idle);
+  asm.vzeroupper();
+  asm.cmp(rax.d, done); // xadd gave the value before: equal means zero now
+  asm.jne(idle);
+  asm.cmp(field("sleeping").d, 0);
+  asm.je(idle);
+  asm.mov(rdx.d, 1);
+  futexWake(asm, field("pending"));
+  asm.jmp(idle);
+
+  asm.bind(end);
+  leave(asm);
+  return asm.finish();
+}
+
+/** `launch(block)`: runs the job in the block together with the helpers. */
+export function emitLaunch(): Uint8Array {
+  const asm = new Assembler();
+  enter(asm);
+  asm.mov(block, rdi);
+  asm.mov(scratch, field("launcherScratch"));
+  const work = asm.label("work");
+  const wait = asm.label("wait");
+  const end = asm.label("end");
+
+  asm.mov(rax.d, field("tasks"));
+  asm.lea(rdx.d, mem(rax, { disp: -1 })); // helpers worth waking: this thread takes a task too
+  asm.mov(field("pending"), rax.d);
+  asm.mov(field("sleeping").d, 0);
+  asm.inc(field("epoch").d); // nobody else writes it
+  asm.xchg(field("unclaimed"), rax.d);
+  asm.cmp(field("sleepers").d, 0);
+  asm.je(work);
+  futexWake(asm, field("epoch"));
+  asm.bind(work);
+  takePart(asm, wait);
+  asm.cmp(rax.d, done);
+  asm.je(end);
+
+  asm.bind(wait);
+  setDeadline(asm, field("launcherSpinTicks"));
+  const spin = asm.here("spin");
+  asm.cmp(field("pending").d, 0);
+  asm.je(end);
+  spinTo(asm, spin);
+  const sleep = asm.here("sleep");
+  asm.mov(rax.d, 1);
+  asm.xchg(field("sleeping"), rax.d);
+  asm.mov(rdx.d, field("pending"));
+  asm.test(rdx.d, rdx.d);
+  asm.je(end);
+  asm.lea(rdi, field("pending"));
+  asm.mov(rsi.d, futexWaitPrivate);
+  asm.xor(r10.d, r10.d); // no time limit
+  asm.mov(rax.d, syscallFutex);
+  asm.syscall();
+  asm.jmp(sleep);
+
+  asm.bind(end);
+  leave(asm);
+  return asm.finish();
+}
+
+/** `launchAlone(block)`: runs the job in the block on the calling thread, without a look at helpers. */
+export function emitLaunchAlone(): Uint8Array {
+  const asm = new Assembler();
+  enter(asm);
+  asm.mov(block, rdi);
+  asm.xor(r14.d, r14.d);
+  const next = asm.here("next");
+  asm.mov(rsi.d, r14.d);
+  asm.mov(rdi, field("arguments"));
+  asm.mov(rdx, field("launcherScratch"));
+  asm.call(field("kernel"));
+  asm.inc(r14.d);
+  asm.cmp(r14.d, field("tasks"));
+  asm.jb(next);
+  leave(asm);
+  return asm.finish();
+}
+
+/** `readTicks(out)`: stores the processor's time-stamp counter, 64 bits. */
+export function emitReadTicks(): Uint8Array {
+  const asm = new Assembler();
+  asm.rdtsc();
+  asm.mov(mem(rdi), rax.d);
+  asm.mov(mem(rdi, { disp: 4 }), rdx.d);
+  asm.ret();
+  return asm.finish();
+}

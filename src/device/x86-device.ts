@@ -1,0 +1,94 @@
+/** @file The processor as a device: native memory, loaded code, the fork-join pool. */
+import { assert } from "../base/index.ts";
+import { allocateMemory, freeCode, loadCode } from "../native/index.ts";
+import type { Device, Isa } from "./device.ts";
+import { openPool, type Pool } from "./pool.ts";
+import { usableProcessors } from "./processors.ts";
+
+/** What `openDevice` has decided. */
+export interface X86Options {
+  readonly isa: Isa;
+  readonly threads: number;
+  readonly scratchBytes: number;
+  readonly spinUs: number | undefined;
+}
+
+const defaultSpinUs = 50;
+
+interface LoadedCode {
+  readonly address: number;
+  readonly bytes: number;
+}
+
+/** What ends with a device, apart from it, so that it can be ended when the device is unreachable. */
+class Holdings {
+  readonly pool: Pool;
+  readonly codes: LoadedCode[] = [];
+  closed = false;
+
+  constructor(pool: Pool) {
+    this.pool = pool;
+  }
+
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.pool.close();
+    for (const { address, bytes } of this.codes) freeCode(address, bytes);
+  }
+}
+
+const closedWithDevice = new FinalizationRegistry<Holdings>((holdings) => holdings.close());
+
+class X86Device implements Device {
+  readonly rung = "x86" as const;
+  readonly isa: Isa;
+  readonly threads: number;
+  readonly description: string;
+  readonly scratchBytes: number;
+  private readonly holdings: Holdings;
+
+  constructor(isa: Isa, pool: Pool, scratchBytes: number) {
+    this.isa = isa;
+    this.threads = pool.threads;
+    this.description = `x86 (${isa}), ${pool.threads} thread${pool.threads === 1 ? "" : "s"}`;
+    this.scratchBytes = scratchBytes;
+    this.holdings = new Holdings(pool);
+    closedWithDevice.register(this, this.holdings);
+  }
+
+  allocate(bytes: number): ArrayBuffer {
+    return allocateMemory(bytes);
+  }
+
+  load(code: Uint8Array, name: string): number {
+    const { holdings } = this;
+    assert(!holdings.closed, () => `load of ${name}: the device is closed`);
+    assert(code.length > 0, () => `load of ${name}: got no code`);
+    const address = loadCode(code);
+    holdings.codes.push({ address, bytes: code.length });
+    return address;
+  }
+
+  launch(kernelAddress: number, argumentBlockAddress: number, tasks: number): void {
+    const { holdings } = this;
+    // Tested before the message is built: a launch costs little more than this.
+    if (holdings.closed || !(kernelAddress > 0) || !(tasks >= 0 && tasks <= 0x7fffffff)) {
+      assert(!holdings.closed, "launch: the device is closed");
+      assert(kernelAddress > 0, `kernel of a launch: got address ${kernelAddress}`);
+      assert(false, `tasks of a launch: got ${tasks}, wanted 0 to 2^31 - 1`);
+    }
+    if (tasks > 0) holdings.pool.launch(kernelAddress, argumentBlockAddress, tasks);
+  }
+
+  close(): void {
+    this.holdings.close();
+  }
+}
+
+/** Opens it. */
+export function openX86({ isa, threads, scratchBytes, spinUs }: X86Options): Device {
+  const crowded = threads > usableProcessors();
+  const pool = openPool({ threads, scratchBytes, spinUs: spinUs ?? (crowded ? 0 : defaultSpinUs) });
+  return new X86Device(isa, pool, scratchBytes);
+}
