@@ -3,6 +3,7 @@
  * the system saves. Source: Intel SDM volume 1 chapters 14 and 15 (the order of the checks), volume 2
  * CPUID; AMD's processors use the same bits.
  */
+import { BaleenError } from "../base/index.ts";
 import { Assembler, mem, r8, rax, rbx, rcx, rdi } from "../codegen/index.ts";
 import { addressOf, callable, freeCode, loadCode } from "../native/index.ts";
 import type { Isa } from "./device.ts";
@@ -50,6 +51,18 @@ export function isaOf(words: CpuWords): Isa | undefined {
   if (!hasAll(leaf7Ebx, leaf7Avx512Bits) || !hasAll(savedState, savedAvx512)) return "avx2";
   const bf16 = hasAll(leaf7Ecx, [avx512Vbmi]) && hasAll(leaf7Sub1Eax, [avx512Bf16]);
   return bf16 ? "avx512-bf16" : "avx512";
+}
+
+/** `wanted` or else `best`; throws `isa-unavailable` when the processor's best does not include it. */
+export function chooseIsa(wanted: Isa | undefined, best: Isa): Isa {
+  if (wanted !== undefined && isas.indexOf(wanted) < isas.indexOf(best)) {
+    throw new BaleenError(
+      "isa-unavailable",
+      `instruction set ${wanted} was asked for, but this processor's best is ${best}: ` +
+        "ask for that or a lesser one, or leave the choice to the device.",
+    );
+  }
+  return wanted ?? best;
 }
 
 /** Emits `probe(out)`, which fills six words in the order of `CpuWords`; absent leaves stay zero. */

@@ -1,7 +1,7 @@
 /** @file Opens the device: decides rung, instruction set and threads, and says why in one line. */
 import { assert, BaleenError } from "../base/index.ts";
 import { nativeAbsence } from "../native/index.ts";
-import { isaOf, isas, probeCpu } from "./cpu.ts";
+import { chooseIsa, isaOf, isas, probeCpu } from "./cpu.ts";
 import type { Device, Isa, Rung } from "./device.ts";
 import { defaultThreads } from "./processors.ts";
 import { openReference } from "./reference-device.ts";
@@ -67,14 +67,7 @@ function chosenIsa(wanted: Isa | undefined): { isa: Isa } | { absence: string } 
   if (absence !== undefined) return { absence };
   const best = isaOf(probeCpu());
   if (best === undefined) return { absence: "the processor lacks AVX2, FMA, F16C or BMI2" };
-  if (wanted !== undefined && isas.indexOf(wanted) < isas.indexOf(best)) {
-    throw new BaleenError(
-      "isa-unavailable",
-      `instruction set ${wanted} was asked for, but this processor's best is ${best}: ` +
-        "ask for that or a lesser one, or leave the choice to the device.",
-    );
-  }
-  return { isa: wanted ?? best };
+  return { isa: chooseIsa(wanted, best) };
 }
 
 /**

@@ -126,6 +126,8 @@ export function emitHelper(): Uint8Array {
   const spin = asm.here("spin");
   asm.cmp(field("unclaimed").d, 0);
   asm.jg(work);
+  asm.cmp(field("stop").d, 0);
+  asm.jne(end);
   spinTo(asm, spin);
 
   asm.lock().inc(field("sleepers").d);

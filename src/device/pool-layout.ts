@@ -36,10 +36,10 @@
  * a chance to close it), and ends if it does not.
  */
 
-/** Twice the cache line, since processors fetch lines in pairs. */
-const lineBytes = 128;
-
-/** Offsets of the control block's fields, in bytes. 32-bit words unless stated. */
+/**
+ * Offsets of the control block's fields, in bytes. 32-bit words unless stated. What different threads
+ * write lies 128 bytes apart: twice the cache line, since processors fetch lines in pairs.
+ */
 export const layout = {
   /** 64 bits each. */
   kernel: 0,
@@ -54,14 +54,15 @@ export const layout = {
   launcherScratch: 48,
   /** How long a helper sleeps before it looks for its owner: a struct timespec. */
   checkInterval: 56,
-  unclaimed: lineBytes,
-  pending: 2 * lineBytes,
-  sleeping: 2 * lineBytes + 4,
-  epoch: 3 * lineBytes,
-  stop: 3 * lineBytes + 4,
-  sleepers: 4 * lineBytes,
+  unclaimed: 128,
+  /** Beside `unclaimed`, as idle helpers watch both. */
+  stop: 132,
+  pending: 256,
+  sleeping: 260,
+  epoch: 384,
+  sleepers: 512,
   /** One slot per helper: the address of the block and that of its scratch, 64 bits each. */
-  slots: 5 * lineBytes,
+  slots: 640,
 } as const;
 
 /** Bytes of a helper's slot. */

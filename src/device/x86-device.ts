@@ -1,4 +1,5 @@
 /** @file The processor as a device: native memory, loaded code, the fork-join pool. */
+import { isMainThread } from "node:worker_threads";
 import { assert } from "../base/index.ts";
 import { allocateMemory, freeCode, loadCode } from "../native/index.ts";
 import type { Device, Isa } from "./device.ts";
@@ -20,6 +21,16 @@ interface LoadedCode {
   readonly bytes: number;
 }
 
+/**
+ * What a worker has open. The process's end needs no help, but a worker that ends would leave memory
+ * behind. (One that is terminated does: its helpers end by themselves, their memory stays.)
+ */
+const openInWorker = new Set<Holdings>();
+
+function closeAll(): void {
+  for (const holdings of [...openInWorker]) holdings.close();
+}
+
 /** What ends with a device, apart from it, so that it can be ended when the device is unreachable. */
 class Holdings {
   readonly pool: Pool;
@@ -28,11 +39,15 @@ class Holdings {
 
   constructor(pool: Pool) {
     this.pool = pool;
+    if (isMainThread) return;
+    if (openInWorker.size === 0) process.on("exit", closeAll);
+    openInWorker.add(this);
   }
 
   close(): void {
     if (this.closed) return;
     this.closed = true;
+    if (openInWorker.delete(this) && openInWorker.size === 0) process.off("exit", closeAll);
     this.pool.close();
     for (const { address, bytes } of this.codes) freeCode(address, bytes);
   }

@@ -1,0 +1,102 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Worker } from "node:worker_threads";
+import { workerUrl } from "../base/index.ts";
+import { Assembler, mem, rax, rdi, rsi } from "../codegen/index.ts";
+import { nativeAbsence, viewAt } from "../native/index.ts";
+import { ArgumentBlock, openDevice } from "./index.ts";
+import { exercise } from "./pool-exercise.ts";
+
+const skip = nativeAbsence() ?? false;
+const seed = Number(process.env.SEED ?? Date.now() % 1e9);
+console.log(`seed ${seed}`);
+
+for (const threads of [1, 2, 3, 16]) {
+  for (const spinUs of [0, 5, 500]) {
+    const name = `${threads} threads that spin ${spinUs} us run each task exactly once`;
+    test(name, { skip }, () => {
+      const device = openDevice({ rung: "x86", threads, spinUs, scratchBytes: 4096 });
+      exercise(device, { launches: threads > 3 ? 150 : 1500, seed });
+      device.close();
+    });
+  }
+}
+
+test("helpers that sleep between launches are woken and take part", { skip }, () => {
+  const device = openDevice({ rung: "x86", threads: 2, spinUs: 20 });
+  const options = { launches: 150, seed, restMs: 1, tasksMax: 10, pausesMax: 4000 };
+  assert.equal(exercise(device, options).threadsSeen, 2);
+  device.close();
+});
+
+test("several devices in one thread do not disturb each other", { skip }, () => {
+  const devices = [1, 2, 3].map((threads) => openDevice({ rung: "x86", threads }));
+  for (let round = 0; round < 5; round++) {
+    for (const device of devices) exercise(device, { launches: 40, seed: seed + round });
+  }
+  devices[1].close();
+  exercise(devices[2], { launches: 40, seed });
+  for (const device of devices) device.close();
+});
+
+test("workers open devices of their own and launch at the same time", { skip }, async () => {
+  const program = `
+    const { parentPort, workerData } = require("node:worker_threads");
+    (async () => {
+      const { openDevice } = await import(workerData.door);
+      const { exercise } = await import(workerData.exercise);
+      const device = openDevice({ rung: "x86", threads: 2 });
+      exercise(device, { launches: 400, seed: workerData.seed });
+      parentPort.postMessage("done");
+    })();`;
+  const [door, exerciseUrl] = ["./index", "./pool-exercise"].map(
+    (name) => workerUrl(import.meta.url, name).href,
+  );
+  const runs = [1, 2, 3].map(
+    (i) =>
+      new Promise<unknown>((resolve, reject) => {
+        const workerData = { door, exercise: exerciseUrl, seed: seed + i };
+        const worker = new Worker(program, { eval: true, workerData });
+        let answer: unknown;
+        worker.on("message", (message) => {
+          answer = message;
+        });
+        worker.on("error", reject);
+        worker.on("exit", () => resolve(answer));
+      }),
+  );
+  const device = openDevice({ rung: "x86", threads: 2 });
+  exercise(device, { launches: 200, seed });
+  assert.deepEqual(await Promise.all(runs), ["done", "done", "done"]);
+  device.close();
+});
+
+test("a kernel's task indices come in order when one thread takes them", { skip }, () => {
+  const device = openDevice({ rung: "x86", threads: 1 });
+  const asm = new Assembler();
+  // args {next}: out[next++] = index
+  asm.mov(rax, mem(rdi));
+  asm.mov(mem(rdi, { index: rax, scale: 4, disp: 8 }), rsi.d);
+  asm.inc(mem(rdi).q);
+  asm.ret();
+  const args = new ArgumentBlock(device, 64);
+  device.launch(device.load(asm.finish(), "order"), args.address, 9);
+  device.launch(device.load(new Uint8Array([0xc3]), "nothing"), args.address, 0);
+  const words = new Uint32Array(viewAt(args.address, 64));
+  assert.deepEqual([...words.subarray(0, 11)], [9, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+  device.close();
+});
+
+test("launching on a closed device, at no address or a wrong count of tasks is refused", {
+  skip,
+}, () => {
+  const device = openDevice({ rung: "x86", threads: 2 });
+  const kernel = device.load(new Uint8Array([0xc3]), "nothing");
+  assert.throws(() => device.launch(0, 0, 1), /kernel of a launch: got address 0/);
+  assert.throws(() => device.launch(Number.NaN, 0, 1), /got address NaN/);
+  assert.throws(() => device.launch(kernel, 0, -1), /tasks of a launch: got -1/);
+  assert.throws(() => device.load(new Uint8Array(0), "empty"), /load of empty: got no code/);
+  device.close();
+  device.close();
+  assert.throws(() => device.launch(kernel, 0, 1), /the device is closed/);
+});
