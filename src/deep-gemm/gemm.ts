@@ -1,0 +1,69 @@
+/** @file The product over groups: checks every operand, then hands over to the rung that serves. */
+import { assert, assertEqual, ceilDiv } from "../base/index.ts";
+import type { Device } from "../device/index.ts";
+import { blockSize, type Tensor } from "../tensor/index.ts";
+import { checkReach, PackedMatrix } from "./pack.ts";
+import { gemmReference } from "./reference.ts";
+import type { GemmGroup } from "./types.ts";
+import { launchGemm } from "./x86.ts";
+
+/**
+ * Writes `d (+)= a b^T` for every group, in one parallel region; see `GemmGroup`. Groups may differ in
+ * everything; their `d` must not overlap, nor overlap an operand. **Batch-invariant**: row i of d has
+ * the same bits whatever m is and whichever groups share the call, on one instruction set.
+ * Products are summed in float32 in the order of k (the reference rung: float64); FP8 sums 128 of k,
+ * scales the sum by both scales' product and adds it to the total.
+ */
+export function gemm(device: Device, groups: readonly GemmGroup[]): void {
+  for (let i = 0; i < groups.length; i++) checkGroup(groups[i], i);
+  if (device.isa === undefined) {
+    for (const group of groups) gemmReference(group, group.b as PackedMatrix);
+  } else {
+    launchGemm(device, device.isa, groups);
+  }
+}
+
+function checkGroup(group: GemmGroup, index: number): void {
+  const { a, m, b, d } = group;
+  const name = (what: string) => `groups[${index}].${what}`;
+  assert(b instanceof PackedMatrix, () => `${name("b")}: got other than packWeights returns`);
+  if (a.type !== b.activation) assertEqual(a.type, b.activation, name("a.type"));
+  assert(Number.isSafeInteger(m) && m >= 0, () => `${name("m")}: got ${m}, wanted a count`);
+  const { k, width } = b;
+  const { values } = a;
+  if (values.dtype !== (a.type === "f32" ? "f32" : "bf16")) {
+    assertEqual(values.dtype as string, a.type === "f32" ? "f32" : "bf16", name("a.values.dtype"));
+  }
+  checkRows(values, m, k, k, name, "a.values");
+  if (a.type === "f8e4m3") {
+    const blocks = ceilDiv(k, blockSize);
+    if (a.scales.dtype !== "f32") assertEqual(a.scales.dtype as string, "f32", name("a.scales"));
+    checkRows(a.scales, m, blocks, blocks, name, "a.scales");
+  }
+  if (d.dtype !== "f32") assertEqual(d.dtype as string, "f32", name("d.dtype"));
+  checkRows(d, m, width, Number.POSITIVE_INFINITY, name, "d");
+}
+
+/** `tensor` is `[m or more, least to most]`, and its memory holds m rows of the least width. */
+function checkRows(
+  tensor: Tensor,
+  m: number,
+  least: number,
+  most: number,
+  name: (what: string) => string,
+  what: string,
+): void {
+  const { shape, stride, data } = tensor;
+  const columns = shape[1];
+  assert(
+    shape.length === 2 && shape[0] >= m && columns >= least && columns <= most,
+    () =>
+      `shape of ${name(what)}: got [${shape}], wanted [${m} or more, ${least}${
+        most === least ? "" : " or more"
+      }]`,
+  );
+  // Repeats the condition of `checkReach`, whose message costs a string.
+  if (!(Number.isSafeInteger(stride) && stride >= least && m * stride <= data.length)) {
+    checkReach(name(what), tensor, m, least);
+  }
+}

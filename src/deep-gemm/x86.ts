@@ -1,0 +1,125 @@
+/**
+ * @file The x86 rung: writes a record per group, then launches all their tasks at once. A call at
+ * M = 1 is a few microseconds of work, so nothing is allocated here after the first calls.
+ */
+import { assert } from "../base/index.ts";
+import { ArgumentBlock, type Device, type Isa } from "../device/index.ts";
+import { chunksOfRows, shapeTasks, type TaskShape, totalsBytesMax } from "./heuristics.ts";
+import type { PackedMatrix } from "./pack.ts";
+import type { GemmGroup } from "./types.ts";
+import {
+  emitDispatcher,
+  emitProgram,
+  keptBytes,
+  type Program,
+  recordLength,
+  recordWords,
+} from "./x86-program.ts";
+import type { KernelSpec } from "./x86-tile.ts";
+
+const recordBytes = recordLength * 8;
+
+/** What this room keeps for a device. */
+class Launcher {
+  private readonly device: Device;
+  private readonly isa: Isa;
+  private readonly dispatcher: number;
+  private readonly header: ArgumentBlock;
+  private readonly ends: ArgumentBlock;
+  private readonly records: ArgumentBlock;
+  /** Entry addresses by activation and weight types, emitted on first use. */
+  private readonly programs = new Map<string, number>();
+  private readonly shape: TaskShape = { rowsPerTask: 0, panelsPerTask: 0 };
+
+  constructor(device: Device, isa: Isa) {
+    assert(
+      device.scratchBytes >= keptBytes + totalsBytesMax,
+      () => `scratchBytes: got ${device.scratchBytes}, wanted ${keptBytes + totalsBytesMax}`,
+    );
+    this.device = device;
+    this.isa = isa;
+    this.dispatcher = this.load(emitDispatcher(), "gemm");
+    this.header = new ArgumentBlock(device, 16);
+    this.ends = new ArgumentBlock(device, 64 * 4);
+    this.records = new ArgumentBlock(device, 64 * recordBytes);
+  }
+
+  launch(groups: readonly GemmGroup[]): void {
+    this.ends.reserve(groups.length * 4);
+    this.records.reserve(groups.length * recordBytes);
+    let allPanels = 0;
+    for (let i = 0; i < groups.length; i++) {
+      const { m, b } = groups[i];
+      allPanels += (b as PackedMatrix).panels * chunksOfRows(m);
+    }
+    let tasks = 0;
+    let records = 0;
+    for (let i = 0; i < groups.length; i++) {
+      if (groups[i].m === 0) continue;
+      tasks += this.writeRecord(records * recordBytes, groups[i], allPanels);
+      this.ends.setInt32(records++ * 4, tasks);
+    }
+    if (tasks === 0) return;
+    this.header.setAddress(0, this.ends.address);
+    this.header.setAddress(8, this.records.address);
+    this.device.launch(this.dispatcher, this.header.address, tasks);
+  }
+
+  /** Writes the record of `group`, whose m is not 0, and returns its number of tasks. */
+  private writeRecord(at: number, group: GemmGroup, allPanels: number): number {
+    const { records, shape } = this;
+    const { a, m, d } = group;
+    const b = group.b as PackedMatrix;
+    const { panels, panelBytes } = b;
+    shapeTasks(shape, m, panels, panelBytes, allPanels, this.device.threads);
+    const { rowsPerTask, panelsPerTask } = shape;
+    const panelTasks = Math.ceil(panels / panelsPerTask);
+    records.setAddress(at + recordWords.program * 8, this.programOf(b));
+    records.setAddress(at + recordWords.a * 8, a.values.address);
+    records.setInt64(at + recordWords.aStride * 8, a.values.stride * (a.type === "f32" ? 4 : 2));
+    records.setAddress(at + recordWords.b * 8, b.stream.address);
+    records.setInt64(at + recordWords.panelBytes * 8, panelBytes);
+    const scales = a.type === "f8e4m3" ? a.scales : undefined;
+    records.setInt64(at + recordWords.aScales * 8, scales ? scales.address : 0);
+    records.setInt64(at + recordWords.aScaleStride * 8, scales ? scales.stride * 4 : 0);
+    records.setInt64(at + recordWords.bScales * 8, b.scales ? b.scales.address : 0);
+    records.setInt64(at + recordWords.bScaleStride * 8, b.scales ? b.scales.stride * 4 : 0);
+    records.setAddress(at + recordWords.widths * 8, b.widths.address);
+    records.setAddress(at + recordWords.d * 8, d.address);
+    records.setInt64(at + recordWords.dStride * 8, d.stride * 4);
+    records.setInt64(at + recordWords.m * 8, m);
+    records.setInt64(at + recordWords.rowsPerTask * 8, rowsPerTask);
+    records.setInt64(at + recordWords.panels * 8, panels);
+    records.setInt64(at + recordWords.panelsPerTask * 8, panelsPerTask);
+    records.setInt64(at + recordWords.panelTasks * 8, panelTasks);
+    records.setInt64(at + recordWords.k * 8, b.k);
+    records.setInt64(at + recordWords.accumulate * 8, group.accumulate ? 1 : 0);
+    return panelTasks * Math.ceil(m / rowsPerTask);
+  }
+
+  private programOf(b: PackedMatrix): number {
+    let address = this.programs.get(b.programName);
+    if (address === undefined) {
+      const spec: KernelSpec = { isa: this.isa, activation: b.activation, weights: b.dtype };
+      address = this.load(emitProgram(spec), b.programName);
+      this.programs.set(b.programName, address);
+    }
+    return address;
+  }
+
+  private load({ code, entry }: Program, name: string): number {
+    return this.device.load(code, `deep-gemm ${name}`) + entry;
+  }
+}
+
+const launchers = new WeakMap<Device, Launcher>();
+
+/** Computes `groups`, which have passed the door's checks, by machine code for `isa`. */
+export function launchGemm(device: Device, isa: Isa, groups: readonly GemmGroup[]): void {
+  let launcher = launchers.get(device);
+  if (launcher === undefined) {
+    launcher = new Launcher(device, isa);
+    launchers.set(device, launcher);
+  }
+  launcher.launch(groups);
+}
