@@ -22,6 +22,19 @@ export interface Sampling {
   readonly logitBias: readonly (readonly [tokenId: number, bias: number])[];
 }
 
+/** Sampling from the model's own distribution: temperature 1, nothing filtered or penalised. */
+export const defaultSampling: Sampling = {
+  temperature: 1,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  repetitionPenalty: 1,
+  seed: 0,
+  logitBias: [],
+};
+
 /** One sequence to generate. */
 export interface GenerationRequest {
   readonly id: string;
