@@ -3,6 +3,7 @@ import type { Device } from "../device/index.ts";
 import { checkCall } from "./checks.ts";
 import * as reference from "./reference.ts";
 import type { MlaCall } from "./types.ts";
+import * as x86 from "./x86.ts";
 
 export { type MlaCall, type MlaSequence, pageTokens } from "./types.ts";
 
@@ -16,6 +17,8 @@ export { type MlaCall, type MlaSequence, pageTokens } from "./types.ts";
  * The bits of a query's result depend only on the query, the keys it sees and the device: keys are
  * taken in blocks of 64 in order, whatever else is in the call and however a prompt is chunked.
  */
-export function mlaAttention(_device: Device, call: MlaCall): void {
-  reference.mlaAttention(call, checkCall(call));
+export function mlaAttention(device: Device, call: MlaCall): void {
+  const shape = checkCall(call);
+  if (device.rung === "reference") reference.mlaAttention(call, shape);
+  else x86.mlaAttention(device, call, shape);
 }
