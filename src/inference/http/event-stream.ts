@@ -19,7 +19,7 @@ export class EventStream {
   private open = true;
   private resume: (() => void) | undefined;
 
-  /** `onGone` is called when the reader leaves, or takes nothing for `stallMs`, before `end`. */
+  /** `onGone` is called when the reader leaves, or does not catch up within `stallMs`, before `end`. */
   constructor(stallMs: number, onGone: () => void) {
     this.stallMs = stallMs;
     this.onGone = onGone;
@@ -53,7 +53,10 @@ export class EventStream {
     return new Promise((resolve) => {
       const timer = setTimeout(() => {
         if (!this.open) return;
-        this.controller.error(new Error("the reader took nothing for too long"));
+        const cause = new Error("an answer's reader did not catch up in time and was cut off");
+        // The socket's adaptor logs it: where it came from is no news.
+        cause.stack = cause.message;
+        this.controller.error(cause);
         this.leave();
       }, this.stallMs);
       const before = this.resume;

@@ -37,7 +37,7 @@ export interface HttpOptions {
   readonly maxConcurrent: number;
   /** Choices that may wait for that; more are refused with 429. */
   readonly maxQueue: number;
-  /** A reader that takes nothing for so long is cut off. */
+  /** A reader whose buffer stays full for so long is cut off. */
   readonly stallMs: number;
   /** Stated in `/openapi.json`. */
   readonly version: string;

@@ -47,6 +47,8 @@ export class ScriptedEngine implements EngineService {
   readonly cancelled: string[] = [];
   failed: Error | undefined;
   running = 0;
+  /** Most that ran at a time. */
+  peak = 0;
   generated = 0;
   closed = false;
   private readonly script: Script;
@@ -74,7 +76,7 @@ export class ScriptedEngine implements EngineService {
     signal?: AbortSignal,
   ): AsyncIterable<GenerationEvent> {
     this.requests.push(request);
-    this.running++;
+    this.peak = Math.max(this.peak, ++this.running);
     let ended = false;
     try {
       for await (const event of this.events(request, signal)) {
