@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { test } from "node:test";
 import { workerUrl } from "../base/index.ts";
-import { nativeAbsence } from "../native/index.ts";
+import { x86Absence } from "./open.ts";
 
-const skip = nativeAbsence() ?? false;
+const skip = x86Absence() ?? false;
 const [door, exercise] = ["./index", "./pool-exercise"].map(
   (name) => workerUrl(import.meta.url, name).href,
 );

@@ -61,6 +61,12 @@ function threadsOf(option: number | undefined): number {
   return Number(text);
 }
 
+/** Why machine code does not run here, in one line without a full stop; undefined where it does. */
+export function x86Absence(): string | undefined {
+  const choice = chosenIsa(undefined);
+  return "absence" in choice ? choice.absence : undefined;
+}
+
 /** The instruction set to emit for, or why there is none. */
 function chosenIsa(wanted: Isa | undefined): { isa: Isa } | { absence: string } {
   const absence = nativeAbsence();
@@ -84,6 +90,10 @@ export function openDevice(options: DeviceOptions = {}): Device {
   assert(
     Number.isSafeInteger(scratchBytes) && scratchBytes >= 0,
     () => `scratchBytes: got ${scratchBytes}, wanted a number of bytes`,
+  );
+  assert(
+    spinUs === undefined || (spinUs >= 0 && spinUs <= 1e9),
+    () => `spinUs: got ${spinUs}, wanted 0 to 1e9 microseconds`,
   );
   if (rung === "reference") return openReference("asked for", scratchBytes);
   const choice = chosenIsa(isa);

@@ -3,11 +3,12 @@ import { test } from "node:test";
 import { Worker } from "node:worker_threads";
 import { workerUrl } from "../base/index.ts";
 import { Assembler, mem, rax, rdi, rsi } from "../codegen/index.ts";
-import { nativeAbsence, viewAt } from "../native/index.ts";
+import { viewAt } from "../native/index.ts";
 import { ArgumentBlock, openDevice } from "./index.ts";
+import { x86Absence } from "./open.ts";
 import { exercise } from "./pool-exercise.ts";
 
-const skip = nativeAbsence() ?? false;
+const skip = x86Absence() ?? false;
 const seed = Number(process.env.SEED ?? Date.now() % 1e9);
 console.log(`seed ${seed}`);
 

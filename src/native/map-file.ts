@@ -59,8 +59,12 @@ function attempt<T>(path: string, action: () => T): T {
   }
 }
 
-/** Runs when a hold, the object that everybody who needs the open file refers to, is unreachable. */
-const closedWithHold = new FinalizationRegistry<() => void>((close) => close());
+// A hold is the object that everybody who needs the open file refers to. What runs when it is
+// unreachable gets plain numbers: a closure made beside the hold would keep it reachable for ever.
+const unmappedWithHold = new FinalizationRegistry<{ address: number; bytes: number }>(
+  ({ address, bytes }) => neededLayer().munmap(address, bytes),
+);
+const closedWithHold = new FinalizationRegistry<number>((file) => closeSync(file));
 /** Makes every view refer to the hold of the mapping it lies in. */
 const holdOfView = new WeakMap<ArrayBuffer, object>();
 
@@ -75,7 +79,7 @@ function checkRange(path: string, bytes: number, offset: number, length: number)
 
 function mappedBytes(path: string, bytes: number, address: number): FileBytes {
   const hold = { address };
-  closedWithHold.register(hold, () => neededLayer().munmap(address, bytes));
+  unmappedWithHold.register(hold, { address, bytes });
   return {
     path,
     bytes,
@@ -93,7 +97,7 @@ function mappedBytes(path: string, bytes: number, address: number): FileBytes {
 function readBytes(path: string, bytes: number, file: number): FileBytes {
   // Views are copies, so the reader alone holds the file; it does so by naming `hold` in `view`.
   const hold = { file };
-  closedWithHold.register(hold, () => closeSync(file));
+  closedWithHold.register(hold, file);
   return {
     path,
     bytes,
