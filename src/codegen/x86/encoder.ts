@@ -201,8 +201,11 @@ function formMismatch(
   length: number,
   bits: number,
 ): string | undefined {
-  if (row.map === 0) return undefined;
-  if (row.vexW === "*") return bits >= 32 ? undefined : "wants operands of 32 or 64 bits";
+  if (row.map === 0 || row.vexW === "*") {
+    if (decorators.mask || decorators.zero || decorators.rounding) return "takes no decorators";
+    if (operands.some((one) => one instanceof Mem && one.broadcast)) return "takes no broadcast";
+    return row.map > 0 && bits < 32 ? "wants operands of 32 or 64 bits" : undefined;
+  }
   if (!row.lengths.includes(length)) {
     return length
       ? `${length} bits: exists only with ${row.lengths.join(", ")}`

@@ -223,35 +223,59 @@ export function bcst(place: Mem): Mem {
   return new Mem(place.base, place, place.bits, true);
 }
 
-/** General-purpose registers, 64 bits; `rax.d` is eax. System V: arguments in rdi rsi rdx rcx r8 r9. */
+// The registers' roles are those of the System V calling convention.
+
+/** The accumulator; holds the return value. */
 export const rax: Gpr = new Gpr(0);
+/** Fourth argument; the count of variable shifts and of `rep`. */
 export const rcx: Gpr = new Gpr(1);
+/** Third argument. */
 export const rdx: Gpr = new Gpr(2);
+/** Callee-saved. */
 export const rbx: Gpr = new Gpr(3);
+/** The stack pointer. */
 export const rsp: Gpr = new Gpr(4);
+/** Callee-saved. */
 export const rbp: Gpr = new Gpr(5);
+/** Second argument. */
 export const rsi: Gpr = new Gpr(6);
+/** First argument. */
 export const rdi: Gpr = new Gpr(7);
+/** Fifth argument. */
 export const r8: Gpr = new Gpr(8);
+/** Sixth argument. */
 export const r9: Gpr = new Gpr(9);
+/** Caller-saved. */
 export const r10: Gpr = new Gpr(10);
+/** Caller-saved. */
 export const r11: Gpr = new Gpr(11);
+/** Callee-saved; as a base it costs a byte. */
 export const r12: Gpr = new Gpr(12);
+/** Callee-saved; as a base it costs a byte. */
 export const r13: Gpr = new Gpr(13);
+/** Callee-saved. */
 export const r14: Gpr = new Gpr(14);
+/** Callee-saved. */
 export const r15: Gpr = new Gpr(15);
 
 /** The 16 general-purpose registers in the order of their codes. */
 export const gprs: readonly Gpr[] = Array.from({ length: 16 }, (_, i) => new Gpr(i));
 
-/** Mask registers. */
+/** Mask register 0: for mask arithmetic only, since as a write mask it means none. */
 export const k0: Mask = new Mask(0);
+/** Mask register 1. */
 export const k1: Mask = new Mask(1);
+/** Mask register 2. */
 export const k2: Mask = new Mask(2);
+/** Mask register 3. */
 export const k3: Mask = new Mask(3);
+/** Mask register 4. */
 export const k4: Mask = new Mask(4);
+/** Mask register 5. */
 export const k5: Mask = new Mask(5);
+/** Mask register 6. */
 export const k6: Mask = new Mask(6);
+/** Mask register 7. */
 export const k7: Mask = new Mask(7);
 
 /** The 128-bit vector register `code` (0 to 31). */

@@ -179,7 +179,7 @@ export function psFromE4m3(
 
 /**
  * dst = src rounded to the nearest e4m3 number, ties to even, as a float32 (and so exact in bf16,
- * see `bf16FromExactPs`): beyond +-448 saturated, infinities too, NaN kept. dst must not be src.
+ * see `bf16FromExactPs`): beyond +-448 saturated, infinities too, NaN kept. dst may be src.
  * Takes 2 registers meanwhile.
  * Method: for |x| in [2^e, 2^(e+1)), e >= -6, adding 2^(e+20) and taking it away rounds at 2^(e-3).
  */
@@ -203,7 +203,7 @@ export function roundToE4m3(v: VectorBuilder, dst: Vec, src: Vec): void {
 
 /**
  * dst (a quarter of a vector: 16 or 8 bytes of an xmm) = the e4m3 codes of src, whose lanes are e4m3
- * numbers already (`roundToE4m3`); NaN becomes 0x7f or 0xff. dst must not be src. Takes 1 register
+ * numbers already (`roundToE4m3`); NaN becomes 0x7f or 0xff. dst may be src. Takes 1 register
  * meanwhile.
  */
 export function e4m3FromExactPs(v: VectorBuilder, dst: Vec, src: Vec): void {

@@ -1,6 +1,7 @@
 /** @file Instructions as text, in the Intel syntax that GNU `as` reads; for tests and messages. */
-import { Label, Mem, Vec } from "./registers.ts";
-import type { Decorators, Operand, Row } from "./row.ts";
+import { Label, Mem, Vec } from "../registers.ts";
+import type { Operand, Row } from "../row.ts";
+import type { Sample } from "./samples.ts";
 
 const gprSizes = { 8: "byte", 16: "word", 32: "dword", 64: "qword" };
 
@@ -31,12 +32,8 @@ function memoryText(memory: Mem, row: Row, operands: readonly Operand[]): string
 }
 
 /** One instruction as a line for GNU `as` under `.intel_syntax noprefix`. */
-export function instructionText(
-  mnemonic: string,
-  row: Row,
-  operands: readonly Operand[],
-  { mask, zero, rounding }: Decorators = {},
-): string {
+export function textOfSample({ mnemonic, row, operands, decorators }: Sample): string {
+  const { mask, zero, rounding } = decorators;
   const texts = operands.map((operand) => {
     if (operand instanceof Mem) return memoryText(operand, row, operands);
     return operand instanceof Label ? operand.name : `${operand}`;

@@ -1,10 +1,12 @@
 /** @file Random operands for every row of the tables, for the assembler's tests. */
-import type { Random } from "../../base/index.ts";
-import { bcst, Gpr, type GprBits, Mask, Mem, mem, Vec, type VecBits } from "./registers.ts";
-import type { Decorators, Operand, Rounding, Row, Slot } from "./row.ts";
+import { Random } from "../../../base/index.ts";
+import { mnemonics, rowsOf } from "../assembler.ts";
+import { bcst, Gpr, type GprBits, Mask, Mem, mem, Vec, type VecBits } from "../registers.ts";
+import type { Decorators, Operand, Rounding, Row, Slot } from "../row.ts";
 
 /** An instruction to assemble. */
 export interface Sample {
+  readonly mnemonic: string;
   readonly row: Row;
   readonly operands: readonly Operand[];
   readonly decorators: Decorators;
@@ -154,29 +156,77 @@ function sharesVec(operands: readonly Operand[]): boolean {
   return new Set(names).size < names.length;
 }
 
-/** A random instruction of `row`; half of them in EVEX form and half with memory, where there are. */
-export function randomSample(row: Row, random: Random): Sample {
+/** What one sample of a row exercises; what the row lacks is left out. */
+export interface Variant {
+  readonly evex: boolean;
+  readonly memory: boolean;
+  readonly broadcast: boolean;
+}
+
+/** The variants that `row` has: VEX and EVEX, each with registers, with memory and broadcast. */
+export function variantsOf(row: Row): Variant[] {
   const isVector = row.map > 0 && row.vexW !== "*";
-  const useEvex =
-    isVector && row.evexW !== undefined && (row.vexW === undefined || random.below(2) === 0);
-  const lengths = useEvex ? row.lengths : row.lengths.filter((bits) => bits < 512);
-  const useMemory = random.below(2) === 0;
+  const hasEvex = isVector && row.evexW !== undefined;
+  const hasVex = !isVector || row.vexW !== undefined;
+  const takesEither = row.slots.some(({ place }) => place === "W" || place === "E");
+  // Nothing tells the vector length of a mask's only operand in memory.
+  const opaque = row.slots[0]?.place === "kV" && row.slots[1]?.place === "W";
+  const encodings = [...(hasVex ? [false] : []), ...(hasEvex ? [true] : [])];
+  return encodings.flatMap((evex) => {
+    const variant = { evex, memory: false, broadcast: false };
+    if (!takesEither && row.slots[0]?.place !== "kW") return [{ ...variant, memory: true }];
+    if (opaque) return [variant];
+    const memory = [variant, { ...variant, memory: true }];
+    return evex && row.broadcastBytes
+      ? [...memory, { ...variant, memory: true, broadcast: true }]
+      : memory;
+  });
+}
+
+/** A random instruction of `row`, of the given variant. */
+export function randomSample(row: Row, variant: Variant, random: Random): Sample {
+  const lengths = variant.evex ? row.lengths : row.lengths.filter((bits) => bits < 512);
   const plan: Plan = {
     random,
     row,
     length: pick(random, lengths),
     bits: pick(random, row.vexW === "*" ? [32, 64] : [16, 32, 64]),
-    useEvex,
-    useMemory,
-    broadcast: useEvex && useMemory && row.broadcastBytes > 0 && random.below(2) === 0,
+    useEvex: variant.evex,
+    useMemory: variant.memory,
+    broadcast: variant.broadcast,
   };
-  const first = row.slots[0];
-  const mayBeNarrow = first?.size === "h" && row.slots[1].place === "W";
-  if (mayBeNarrow && useMemory) plan.length = Math.max(256, plan.length);
-  if (first?.place === "kV" && row.slots[1]?.place === "W") {
-    plan.useMemory = plan.broadcast = false;
-  }
+  // Nor does an xmm tell whether a narrowing read 128 or 256 bits of memory: 256 is meant.
+  const narrows = row.slots[0]?.size === "h" && row.slots[1].place === "W";
+  if (narrows && variant.memory) plan.length = Math.max(256, plan.length);
   const operands = row.slots.map((slot) => randomOperand(plan, slot));
-  if (row.slots[1]?.place === "X" && sharesVec(operands)) return randomSample(row, random);
-  return { row, operands, decorators: useEvex ? randomDecorators(plan, operands) : {} };
+  if (row.slots[1]?.place === "X" && sharesVec(operands)) return randomSample(row, variant, random);
+  const decorators = variant.evex ? randomDecorators(plan, operands) : {};
+  return { mnemonic: "", row, operands, decorators };
+}
+
+/** Rows that take a label are not sampled: where the label lies decides their bytes. */
+function isSampled(row: Row): boolean {
+  return row.slots[0]?.place !== "J";
+}
+
+/** Where this assembler differs from GNU as on purpose: it lacks the one-byte xchg with rax. */
+function isException({ mnemonic, operands }: Sample): boolean {
+  return mnemonic === "xchg" && operands.some((one) => one instanceof Gpr && one.code === 0);
+}
+
+/** `count` samples of every variant of every row; `seedOf` may give each row a seed of its own. */
+export function samplesOf(count: number, seedOf: (rowName: string) => number): Sample[] {
+  const samples: Sample[] = [];
+  for (const mnemonic of mnemonics) {
+    for (const row of rowsOf(mnemonic).filter(isSampled)) {
+      const random = new Random(seedOf(`${mnemonic} ${row.text}`));
+      for (const variant of variantsOf(row)) {
+        for (let i = 0; i < (row.slots.length ? count : 1); i++) {
+          const sample = { ...randomSample(row, variant, random), mnemonic };
+          if (!isException(sample)) samples.push(sample);
+        }
+      }
+    }
+  }
+  return samples;
 }
