@@ -22,7 +22,7 @@ export interface Decorators {
 }
 
 /** Where an operand goes: a letter of the tables' legend. */
-export type Place = "V" | "H" | "W" | "U" | "L" | "M" | "X" | KPlace | GprPlace | "I" | "J";
+type Place = "V" | "H" | "W" | "U" | "L" | "M" | "X" | KPlace | GprPlace | "I" | "J";
 type KPlace = "kV" | "kH" | "kW" | "kU";
 type GprPlace = "G" | "E" | "R" | "B" | "O" | "A" | "C";
 
@@ -141,7 +141,7 @@ type Split<Form> = Form extends "-"
     : [OperandOf<Form>];
 
 /** The operands of a row, as a tuple; a union of tuples for several rows. */
-export type OperandsOf<Text> = Text extends `${infer Form} ${string}` ? Split<Form> : never;
+type OperandsOf<Text> = Text extends `${infer Form} ${string}` ? Split<Form> : never;
 
 /** A table's instructions as methods; each one's declaration is its row. */
 export type IntegerMethods<Table extends Record<string, readonly string[]>> = {

@@ -12,8 +12,10 @@ const slotBytes = 16;
 /** What fills the space between: hlt, with which no instruction of the tests ends. */
 const filler = 0xf4;
 
+const tools = { assemble: "as", flatten: "objcopy" };
+
 /** Why there is no oracle here, or false. */
-export const gnuAsAbsence: string | false = ["as", "objcopy"].every(
+export const gnuAsAbsence: string | false = Object.values(tools).every(
   (tool) => spawnSync(tool, ["--version"]).status === 0,
 )
   ? false
@@ -29,9 +31,9 @@ export function assembleWithGnu(lines: readonly string[]): string[] {
     const text = lines.map((line, i) => `.org ${i * slotBytes}, ${filler}\n${line}\n`).join("");
     const end = `.org ${lines.length * slotBytes}, ${filler}\n`;
     writeFileSync(source, `.intel_syntax noprefix\n.text\n${text}${end}`);
-    const run = spawnSync("as", ["--64", "-o", object, source], { encoding: "utf8" });
+    const run = spawnSync(tools.assemble, ["--64", "-o", object, source], { encoding: "utf8" });
     if (run.status !== 0) throw new Error(run.stderr.replace(/^.*?:(\d+): /gm, quoteLine(lines)));
-    spawnSync("objcopy", ["-O", "binary", "-j", ".text", object, flat]);
+    spawnSync(tools.flatten, ["-O", "binary", "-j", ".text", object, flat]);
     const code = readFileSync(flat);
     return lines.map((_, i) => trimmedHex(code.subarray(i * slotBytes, (i + 1) * slotBytes)));
   } finally {

@@ -157,14 +157,14 @@ function sharesVec(operands: readonly Operand[]): boolean {
 }
 
 /** What one sample of a row exercises; what the row lacks is left out. */
-export interface Variant {
+interface Variant {
   readonly evex: boolean;
   readonly memory: boolean;
   readonly broadcast: boolean;
 }
 
 /** The variants that `row` has: VEX and EVEX, each with registers, with memory and broadcast. */
-export function variantsOf(row: Row): Variant[] {
+function variantsOf(row: Row): Variant[] {
   const isVector = row.map > 0 && row.vexW !== "*";
   const hasEvex = isVector && row.evexW !== undefined;
   const hasVex = !isVector || row.vexW !== undefined;
@@ -184,7 +184,7 @@ export function variantsOf(row: Row): Variant[] {
 }
 
 /** A random instruction of `row`, of the given variant. */
-export function randomSample(row: Row, variant: Variant, random: Random): Sample {
+function randomSample(row: Row, variant: Variant, random: Random): Sample {
   const lengths = variant.evex ? row.lengths : row.lengths.filter((bits) => bits < 512);
   const plan: Plan = {
     random,
