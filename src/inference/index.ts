@@ -1,12 +1,30 @@
 /** @file Door of `inference`: the engine and the server. */
-export type {
-  EngineService,
-  EngineStats,
-  FinishReason,
-  GenerationEvent,
-  GenerationRequest,
-  ModelInfo,
-  Sampling,
-  TokenLogprob,
-  Usage,
+export { Engine, type EngineOptions } from "./engine.ts";
+export { type EngineErrorCode, engineErrors } from "./errors.ts";
+export { NullModel, type NullModelOptions, nullDetokenizer } from "./null-model.ts";
+export type { StartOptions } from "./protocol.ts";
+export { Sampler, type TokenHistory } from "./sampler.ts";
+export {
+  type Admission,
+  blockTokens,
+  planStep,
+  type RankPlan,
+  type RankState,
+  type SchedulerLimits,
+  type SequenceView,
+  type Share,
+} from "./scheduler.ts";
+export type { Detokenizer, StreamDecoder } from "./sequence.ts";
+export { startEngine } from "./service.ts";
+export {
+  defaultSampling,
+  type EngineService,
+  type EngineStats,
+  type FinishReason,
+  type GenerationEvent,
+  type GenerationRequest,
+  type ModelInfo,
+  type Sampling,
+  type TokenLogprob,
+  type Usage,
 } from "./types.ts";

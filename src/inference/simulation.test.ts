@@ -12,10 +12,11 @@ const maxContext = 400;
 /** A request as some user might send it, often with a prefix that others have too. */
 function randomRequest(random: Random, id: string, prefixes: readonly number[][]) {
   const prefix = prefixes[random.below(prefixes.length)];
-  const own = randomPrompt(random, random.below(80), vocabSize);
-  const prompt = [...prefix.slice(0, random.below(prefix.length + 1)), ...own, random.below(61)];
+  const own = randomPrompt(random, random.below(50), vocabSize);
+  const shared = random.below(2) * random.below(prefix.length + 1);
+  const prompt = [...prefix.slice(0, shared), ...own, random.below(vocabSize)];
   return requestOf(id, prompt, {
-    maxTokens: 1 + random.below(random.below(4) === 0 ? 300 : 40),
+    maxTokens: 1 + random.below(random.below(2) === 0 ? 350 : 40),
     sampling: {
       ...defaultSampling,
       temperature: [0, 1][random.below(2)],
@@ -23,14 +24,18 @@ function randomRequest(random: Random, id: string, prefixes: readonly number[][]
       frequencyPenalty: [0, 0.5][random.below(2)],
       seed: random.uint32(),
     },
-    stop: random.below(3) === 0 ? [nullText(random, 2)] : [],
-    stopTokenIds: random.below(3) === 0 ? [random.below(vocabSize)] : [],
+    stop: random.below(4) === 0 ? [nullText(random, 2)] : [],
+    stopTokenIds: random.below(6) === 0 ? [random.below(vocabSize)] : [],
     logprobs: random.below(5) === 0 ? random.below(4) : undefined,
   });
 }
 
 function nullText(random: Random, length: number): string {
   return Array.from({ length }, () => String.fromCharCode(97 + random.below(26))).join("");
+}
+
+function eosTokenIdsOf(seed: number): number[] {
+  return seed % 4 === 0 ? [7] : [];
 }
 
 /** What happened in one history. */
@@ -49,13 +54,13 @@ function simulate(seed: number, steps: number): History {
     maxContext,
     choices: 4,
     draftAccuracy: [undefined, 0.3, 0.8][seed % 3],
-    eosTokenIds: [[], [7]][seed % 2],
+    eosTokenIds: eosTokenIdsOf(seed),
   });
   const clock = new VirtualClock();
   const engine = new Engine(model, nullDetokenizer, {
     clock,
-    blocks: 7 + random.below(14),
-    maxSequences: 1 + random.below(8),
+    blocks: 7 + random.below(7),
+    maxSequences: 1 + random.below(12),
     tokenBudget: 16 + random.below(200),
     maxWaiting: 20,
     prefixCache: seed % 5 !== 0,
@@ -72,7 +77,7 @@ function simulate(seed: number, steps: number): History {
     assert.ok(step < steps + 20_000, `seed ${seed}: no end`);
     // Arrivals come in bursts; between them the engine may run empty.
     const busy = step < steps && step % 200 < 120;
-    while (busy && engine.stats().waiting < 20 && random.below(6) === 0) {
+    while (busy && engine.stats().waiting < 20 && random.below(5) === 0) {
       const request = randomRequest(random, `r${requests.length}`, prefixes);
       requests.push(request);
       engine.add(request);
@@ -94,7 +99,7 @@ function checkHistory({ engine, book, requests, cancelled }: History, seed: numb
   const stats = engine.stats();
   assert.deepEqual([stats.blocksUsed, stats.running, stats.waiting], [0, 0, 0]);
   assert.equal(book.answers.size, requests.length);
-  const eosTokenIds = [[], [7]][seed % 2];
+  const eosTokenIds = eosTokenIdsOf(seed);
   const plainModel = new NullModel({ vocabSize, maxContext, choices: 4, eosTokenIds });
   for (const request of requests) {
     const { finish, ...got } = book.answers.get(request.id)!;
@@ -124,7 +129,7 @@ test("under random load in a tiny cache every answer is right and no block is lo
   const base = Number(process.env.BALEEN_SEED ?? Math.floor(Math.random() * 1e6));
   console.log(`seeds from ${base}; BALEEN_SEED replays them`);
   let [preemptions, cached, accepted, steps] = [0, 0, 0, 0];
-  for (let seed = base; seed < base + 30; seed++) {
+  for (let seed = base; seed < base + 60; seed++) {
     const history = simulate(seed, 400);
     checkHistory(history, seed);
     const stats = history.engine.stats();
@@ -134,7 +139,7 @@ test("under random load in a tiny cache every answer is right and no block is lo
     steps += stats.steps;
   }
   // The load must reach what it is meant to try.
-  assert.ok(preemptions > 100 && cached > 1000 && accepted > 1000 && steps > 5000);
+  assert.ok(preemptions > 20 && cached > 5000 && accepted > 5000 && steps > 10_000);
 });
 
 test("one seed replays one history", () => {
