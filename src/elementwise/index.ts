@@ -17,16 +17,18 @@ import {
 } from "./checks.ts";
 import * as reference from "./reference.ts";
 import type { Combination, Rotation, Sink } from "./types.ts";
+import * as x86 from "./x86.ts";
 
 export type { Combination, Rotation, Sink } from "./types.ts";
 
 /** Writes the first `rows` rows of `x` `[rows, k]` to `sink`: a copy, a rounding or a quantisation. */
-export function castRows(_device: Device, x: Tensor<"f32">, rows: number, sink: Sink): void {
+export function castRows(device: Device, x: Tensor<"f32">, rows: number, sink: Sink): void {
   assertEqual(x.dtype, "f32", "dtype of x");
   const columns = x.shape.at(-1) ?? 0;
   checkRows("x", x, rows, columns);
   checkSink(sink, rows, columns);
-  reference.castRows(x, rows, sink);
+  if (device.rung === "reference") reference.castRows(x, rows, sink);
+  else x86.castRows(device, x, rows, sink);
 }
 
 /**
@@ -35,7 +37,7 @@ export function castRows(_device: Device, x: Tensor<"f32">, rows: number, sink: 
  * The mean is taken in float64 in one fixed order; the factor is rounded to float32 once.
  */
 export function rmsNorm(
-  _device: Device,
+  device: Device,
   x: Tensor<"f32">,
   weight: Tensor<"f32">,
   eps: number,
@@ -51,12 +53,13 @@ export function rmsNorm(
   assertEqual(weight.shape[0], columns, "length of weight");
   checkRows("x", x, rows, columns);
   checkSink(sink, checkScatter(toRows, rows, sink.values.shape[0]), columns);
-  reference.rmsNorm(x, weight, eps, rows, sink, toRows);
+  if (device.rung === "reference") reference.rmsNorm(x, weight, eps, rows, sink, toRows);
+  else x86.rmsNorm(device, x, weight, eps, rows, sink, toRows);
 }
 
 /** Writes silu(gate) * up = gate / (1 + exp(-gate)) * up, both `[rows, width]`, to `sink`. */
 export function swiglu(
-  _device: Device,
+  device: Device,
   gate: Tensor<"f32">,
   up: Tensor<"f32">,
   rows: number,
@@ -69,16 +72,18 @@ export function swiglu(
   checkRows("gate", gate, rows, columns);
   checkRows("up", up, rows, columns);
   checkSink(sink, rows, columns);
-  reference.swiglu(gate, up, rows, sink);
+  if (device.rung === "reference") reference.swiglu(gate, up, rows, sink);
+  else x86.swiglu(device, gate, up, rows, sink);
 }
 
 /**
  * Rotates the interleaved pairs (2i, 2i + 1) of every head of every token by the token's position:
  * (x0, x1) becomes (x0 c - x1 s, x1 c + x0 s), written interleaved too. In place where `to` is `from`.
  */
-export function rotate(_device: Device, call: Rotation): void {
+export function rotate(device: Device, call: Rotation): void {
   checkRotation(call);
-  reference.rotate(call);
+  if (device.rung === "reference") reference.rotate(call);
+  else x86.rotate(device, call);
 }
 
 /**
@@ -86,7 +91,7 @@ export function rotate(_device: Device, call: Rotation): void {
  * bf16 rows become f32. The embedding lookup, and the permutation of tokens to experts.
  */
 export function gatherRows(
-  _device: Device,
+  device: Device,
   from: Tensor<"f32"> | Tensor<"bf16">,
   index: Tensor<"i32">,
   rows: number,
@@ -101,24 +106,27 @@ export function gatherRows(
   assertEqual(from.shape.length, 2, "dimensions of from");
   checkRows("from", from, checkIndex("index", index, rows, from.shape[0]), columns);
   checkRows("to", to, rows, columns);
-  reference.gatherRows(from, index, rows, to);
+  if (device.rung === "reference") reference.gatherRows(from, index, rows, to);
+  else x86.gatherRows(device, from, index, rows, to);
 }
 
 /**
  * Adds to each token's row of `to` its expert outputs: to[t] += shared[t] + sum over j, in order, of
  * weights[t, j] * y[slotOf[t, j]]. The sum is taken first and added once.
  */
-export function combineExperts(_device: Device, call: Combination): void {
+export function combineExperts(device: Device, call: Combination): void {
   checkCombination(call);
-  reference.combineExperts(call);
+  if (device.rung === "reference") reference.combineExperts(call);
+  else x86.combineExperts(device, call);
 }
 
 /** Adds the first `rows` rows of `x` `[rows, k]` to those of `to`. */
-export function addRows(_device: Device, x: Tensor<"f32">, rows: number, to: Tensor<"f32">): void {
+export function addRows(device: Device, x: Tensor<"f32">, rows: number, to: Tensor<"f32">): void {
   assertEqual(x.dtype, "f32", "dtype of x");
   assertEqual(to.dtype, "f32", "dtype of to");
   const columns = x.shape.at(-1) ?? 0;
   checkRows("x", x, rows, columns);
   checkRows("to", to, rows, columns);
-  reference.addRows(x, rows, to);
+  if (device.rung === "reference") reference.addRows(x, rows, to);
+  else x86.addRows(device, x, rows, to);
 }

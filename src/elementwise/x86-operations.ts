@@ -1,0 +1,183 @@
+/** @file The operations of the row kernels; `reference.ts` says what each computes. */
+import { expPs, type Gpr, type Mem, mem, type Vec, type VectorBuilder } from "../codegen/index.ts";
+import { type Part, type RowKernel, type RowOperation, temporaries } from "./x86-rows.ts";
+
+const [t0, t1, t2, t3]: readonly Gpr[] = temporaries;
+
+/** y = x. */
+export const copy: RowOperation = {
+  sources: 1,
+  vector(kernel, dst, disp, part) {
+    kernel.load(dst, kernel.source(0, disp), part);
+  },
+};
+
+/** y = x, where x is bf16. */
+export const widen: RowOperation = {
+  sources: 1,
+  vector(kernel, dst, disp, part) {
+    kernel.loadHalf(dst, kernel.halfSource(0, disp), part);
+  },
+};
+
+/** y = x0 + x1. */
+export const add: RowOperation = {
+  sources: 2,
+  vector(kernel, dst, disp, part) {
+    const { asm, v } = kernel;
+    kernel.load(dst, kernel.source(0, disp), part);
+    v.scope(() => asm.vaddps(dst, dst, operand(kernel, kernel.source(1, disp), part)));
+  },
+};
+
+/** y = x0 / (1 + exp(-x0)) * x1. */
+export const swiglu: RowOperation = {
+  sources: 2,
+  vector(kernel, dst, disp, part) {
+    const { asm, v } = kernel;
+    v.scope(() => {
+      const [gate, one] = v.take("swiglu", 2);
+      kernel.load(gate, kernel.source(0, disp), part);
+      v.xor(dst, gate, v.u32(0x80000000));
+      expPs(v, dst, dst);
+      v.fill(one, 1);
+      asm.vaddps(dst, dst, one);
+      asm.vdivps(dst, gate, dst);
+      asm.vmulps(dst, dst, operand(kernel, kernel.source(1, disp), part));
+    });
+  },
+};
+
+/** The operand at `place`: memory as it is, or a part of it in a register that is taken. */
+function operand(kernel: RowKernel, place: Mem, part?: Part): Mem | Vec {
+  if (part === undefined) return place;
+  const loaded = kernel.v.take("operand");
+  kernel.load(loaded, place, part);
+  return loaded;
+}
+
+/** Floats that are squared together: the lanes of the sum. */
+const squareLanes = 16;
+
+/** y = x0 * (mean(x0^2) + eps)^(-1/2) * x1, the mean in float64. */
+export class RmsNorm implements RowOperation {
+  readonly sources = 2;
+  private readonly eps: number;
+  private factor: Vec | undefined;
+
+  constructor(eps: number) {
+    this.eps = eps;
+  }
+
+  start(kernel: RowKernel): void {
+    this.factor = kernel.v.take("factor");
+  }
+
+  startRow(kernel: RowKernel): void {
+    const { asm, v, spec } = kernel;
+    const factor = this.factor!;
+    v.scope(() => {
+      // 16 lanes of float64: in 2 or 4 registers.
+      const registers = squareLanes / (v.lanes / 2);
+      const sums = v.take("sums", registers);
+      const square = v.take("square");
+      for (const sum of sums) v.zero(sum);
+      const addSquares = (place: Mem): void => {
+        sums.forEach((sum, i) => {
+          asm.vcvtps2pd(square, place.plus((i * v.vectorBytes) / 2));
+          asm.vfmadd231pd(sum, square, square);
+        });
+      };
+      kernel.eachRun(squareLanes, (columns) => {
+        if (columns === squareLanes) {
+          addSquares(kernel.source(0, 0));
+          return;
+        }
+        for (let disp = 0; disp < squareLanes; disp += v.lanes) {
+          const count = columns - disp;
+          v.scope(() => {
+            if (count <= 0) v.zero(square);
+            else v.loadTail(square, kernel.source(0, disp), v.tail(count));
+          });
+          v.store(kernel.kept(4 * disp), square);
+        }
+        addSquares(kernel.kept(0));
+      });
+      foldDoubles(v, sums, square);
+      const [sum, other] = [sums[0].x, square.x];
+      const double = (value: number) => mem(asm.constant(Float64Array.of(value)));
+      asm.vdivsd(sum, sum, double(spec.columns));
+      asm.vaddsd(sum, sum, double(this.eps));
+      asm.vsqrtsd(sum, sum, sum);
+      asm.vmovsd(other, double(1));
+      asm.vdivsd(sum, other, sum);
+      asm.vcvtsd2ss(sum, sum, sum);
+      asm.vbroadcastss(factor, sum);
+    });
+  }
+
+  vector(kernel: RowKernel, dst: Vec, disp: number, part?: Part): void {
+    const { asm, v } = kernel;
+    kernel.load(dst, kernel.source(0, disp), part);
+    asm.vmulps(dst, dst, this.factor!);
+    v.scope(() => asm.vmulps(dst, dst, operand(kernel, kernel.source(1, disp), part)));
+  }
+}
+
+/** Lane 0 of sums[0] = the sum of 16 lanes, lane i to lane i + half; clobbers all. */
+function foldDoubles(v: VectorBuilder, sums: readonly Vec[], spare: Vec): void {
+  const { asm } = v;
+  const sum = sums[0];
+  for (let half = sums.length / 2; half >= 1; half /= 2) {
+    for (let i = 0; i < half; i++) asm.vaddpd(sums[i], sums[i], sums[i + half]);
+  }
+  if (v.avx512) {
+    asm.vextractf64x4(spare.y, sum, 1);
+    asm.vaddpd(sum.y, sum.y, spare.y);
+  }
+  asm.vextractf128(spare.x, sum.y, 1);
+  asm.vaddpd(sum.x, sum.x, spare.x);
+  asm.vunpckhpd(spare.x, sum.x, sum.x);
+  asm.vaddsd(sum.x, sum.x, spare.x);
+}
+
+/** y = x0 + (x1 or 0, + weights[row, j] * experts[slots[row, j]] for each j in order). */
+export class Combine implements RowOperation {
+  readonly sources: 1 | 2;
+  private readonly k: number;
+
+  constructor(k: number, hasShared: boolean) {
+    this.k = k;
+    this.sources = hasShared ? 2 : 1;
+  }
+
+  /** Keeps, for each expert, the address of its row; the weights are read where they lie. */
+  startRow(kernel: RowKernel): void {
+    const { asm } = kernel;
+    if (this.k === 0) return;
+    kernel.addressOf(t0, "slots", "slotsStride", kernel.row);
+    for (let j = 0; j < this.k; j++) {
+      asm.movsxd(t1, mem(t0, { disp: 4 * j }).d);
+      kernel.addressOf(t2, "experts", "expertsStride", t1);
+      asm.mov(kernel.kept(8 * j), t2);
+    }
+    kernel.addressOf(t3, "weights", "weightsStride", kernel.row);
+  }
+
+  vector(kernel: RowKernel, dst: Vec, disp: number, part?: Part): void {
+    const { asm, v } = kernel;
+    if (this.sources === 2) kernel.load(dst, kernel.source(1, disp), part);
+    else v.zero(dst);
+    for (let j = 0; j < this.k; j++) {
+      v.scope(() => {
+        const weight = v.take("weight");
+        asm.mov(t2, kernel.kept(8 * j));
+        v.broadcast(weight, mem(t3, { disp: 4 * j }));
+        // Not fused: the reference rounds the product.
+        asm.vmulps(weight, weight, operand(kernel, kernel.columnAt(t2, disp), part));
+        asm.vaddps(dst, dst, weight);
+      });
+    }
+    v.scope(() => asm.vaddps(dst, dst, operand(kernel, kernel.source(0, disp), part)));
+  }
+}

@@ -1,0 +1,239 @@
+/** @file The machine-code rung: kernels made on demand, arguments written, rows split over the pool. */
+import { assert } from "../base/index.ts";
+import { ArgumentBlock, type Device } from "../device/index.ts";
+import { bytesPerElement, type Tensor } from "../tensor/index.ts";
+import { firstStep } from "./checks.ts";
+import type { Combination, Rotation, Sink } from "./types.ts";
+import { add, Combine, copy, RmsNorm, swiglu as swigluOperation, widen } from "./x86-operations.ts";
+import { emitGather, emitRotate, gatherArguments, rotateArguments } from "./x86-rotate.ts";
+import { RowKernel, type RowOperation, type RowSpec, rowArguments } from "./x86-rows.ts";
+
+/** What this room keeps on a device. */
+interface Workshop {
+  readonly kernels: Map<string, number>;
+  readonly args: ArgumentBlock;
+}
+
+const workshops = new WeakMap<Device, Workshop>();
+
+function workshopOf(device: Device): Workshop {
+  let workshop = workshops.get(device);
+  if (workshop === undefined) {
+    workshop = { kernels: new Map(), args: new ArgumentBlock(device, rowArguments.bytes) };
+    workshops.set(device, workshop);
+  }
+  return workshop;
+}
+
+function kernelOf(device: Device, key: string, emit: () => Uint8Array): number {
+  const { kernels } = workshopOf(device);
+  let kernel = kernels.get(key);
+  if (kernel === undefined) {
+    kernel = device.load(emit(), key.replaceAll(" ", "-"));
+    kernels.set(key, kernel);
+  }
+  return kernel;
+}
+
+/** Elements below which a task is not worth another thread: a few microseconds of work. */
+const taskElements = 16384;
+
+/** Rows of a task: all of them where there is little to do. */
+function rowsPerTask(device: Device, rows: number, elements: number): number {
+  const tasks = Math.min(4 * device.threads, rows, Math.floor((rows * elements) / taskElements));
+  return Math.ceil(rows / Math.max(1, tasks));
+}
+
+/** Launches a kernel whose first two arguments are rows and rows per task; `elements` is a row's. */
+function launch(device: Device, kernel: number, rows: number, elements: number): void {
+  const { args } = workshopOf(device);
+  const perTask = rowsPerTask(device, rows, elements);
+  args.setInt64(rowArguments.rows, rows);
+  args.setInt64(rowArguments.rowsPerTask, perTask);
+  device.launch(kernel, args.address, Math.ceil(rows / perTask));
+}
+
+function strideBytes(tensor: Tensor): number {
+  return tensor.stride * bytesPerElement[tensor.dtype];
+}
+
+interface RowCall {
+  readonly name: string;
+  /** Makes the operation, when a kernel is needed. */
+  readonly operation: () => RowOperation;
+  readonly columns: number;
+  readonly rows: number;
+  readonly sources: readonly Tensor[];
+  readonly sink: Sink;
+  readonly indexed?: RowSpec["indexed"];
+  readonly rowIndex?: Tensor<"i32"> | undefined;
+}
+
+function launchRows(device: Device, call: RowCall): void {
+  const { name, columns, rows, sources, sink, rowIndex } = call;
+  if (rows === 0 || columns === 0) return;
+  const indexed = rowIndex === undefined ? "no" : (call.indexed ?? "sink");
+  const powers = sink.type === "f8e4m3" && sink.powerOfTwoScales === true;
+  const sinkType = sink.type === "f8e4m3" && powers ? "f8e4m3 powers" : sink.type;
+  const kernel = kernelOf(device, `${name} ${columns} ${sinkType} ${indexed}`, () => {
+    const spec = { columns, sink: sinkType, indexed } as const;
+    return new RowKernel(device.isa!, spec, call.operation()).emit();
+  });
+  const { args } = workshopOf(device);
+  const at = rowArguments;
+  sources.forEach((source, i) => {
+    args.setAddress(i === 0 ? at.source0 : at.source1, source.address);
+    // A vector serves all rows alike.
+    const stride = source.shape.length === 1 ? 0 : strideBytes(source);
+    args.setInt64(i === 0 ? at.stride0 : at.stride1, stride);
+  });
+  args.setAddress(at.values, sink.values.address);
+  args.setInt64(at.valuesStride, strideBytes(sink.values));
+  if (sink.type === "f8e4m3") {
+    args.setAddress(at.scales, sink.scales.address);
+    args.setInt64(at.scalesStride, strideBytes(sink.scales));
+  }
+  if (rowIndex !== undefined) args.setAddress(at.rowIndex, rowIndex.address);
+  launch(device, kernel, rows, columns);
+}
+
+/** See `castRows` of the door; here and below the operands are checked. */
+export function castRows(device: Device, x: Tensor<"f32">, rows: number, sink: Sink): void {
+  const columns = x.shape.at(-1) ?? 0;
+  launchRows(device, { name: "cast", operation: () => copy, columns, rows, sources: [x], sink });
+}
+
+/** See `rmsNorm` of the door. */
+export function rmsNorm(
+  device: Device,
+  x: Tensor<"f32">,
+  weight: Tensor<"f32">,
+  eps: number,
+  rows: number,
+  sink: Sink,
+  toRows?: Tensor<"i32">,
+): void {
+  launchRows(device, {
+    name: `rms-norm ${eps}`,
+    operation: () => new RmsNorm(eps),
+    columns: weight.shape[0],
+    rows,
+    sources: [x, weight],
+    sink,
+    rowIndex: toRows,
+  });
+}
+
+/** See `swiglu` of the door. */
+export function swiglu(
+  device: Device,
+  gate: Tensor<"f32">,
+  up: Tensor<"f32">,
+  rows: number,
+  sink: Sink,
+): void {
+  launchRows(device, {
+    name: "swiglu",
+    operation: () => swigluOperation,
+    columns: gate.shape.at(-1) ?? 0,
+    rows,
+    sources: [gate, up],
+    sink,
+  });
+}
+
+/** See `addRows` of the door. */
+export function addRows(device: Device, x: Tensor<"f32">, rows: number, to: Tensor<"f32">): void {
+  launchRows(device, {
+    name: "add",
+    operation: () => add,
+    columns: x.shape.at(-1) ?? 0,
+    rows,
+    sources: [to, x],
+    sink: { type: "f32", values: to },
+  });
+}
+
+/** See `combineExperts` of the door. */
+export function combineExperts(device: Device, call: Combination): void {
+  const { y, slotOf, weights, shared, tokens, to } = call;
+  const k = slotOf.shape[1];
+  const { args } = workshopOf(device);
+  const at = rowArguments;
+  args.setInt64(at.experts, y.address);
+  args.setInt64(at.expertsStride, strideBytes(y));
+  args.setInt64(at.slots, slotOf.address);
+  args.setInt64(at.slotsStride, strideBytes(slotOf));
+  args.setInt64(at.weights, weights.address);
+  args.setInt64(at.weightsStride, strideBytes(weights));
+  launchRows(device, {
+    name: `combine ${k} ${shared === undefined ? "alone" : "shared"}`,
+    operation: () => new Combine(k, shared !== undefined),
+    columns: y.shape.at(-1) ?? 0,
+    rows: tokens,
+    sources: shared === undefined ? [to] : [to, shared],
+    sink: { type: "f32", values: to },
+  });
+}
+
+/** See `gatherRows` of the door. */
+export function gatherRows(
+  device: Device,
+  from: Tensor<"f32"> | Tensor<"bf16">,
+  index: Tensor<"i32">,
+  rows: number,
+  to: Tensor<"f32"> | Tensor<"bf16">,
+): void {
+  const columns = from.shape.at(-1) ?? 0;
+  if (rows === 0 || columns === 0) return;
+  if (from.dtype !== to.dtype && to.dtype === "f32") {
+    launchRows(device, {
+      name: "widen",
+      operation: () => widen,
+      columns,
+      rows,
+      sources: [from],
+      sink: { type: "f32", values: to },
+      indexed: "source",
+      rowIndex: index,
+    });
+    return;
+  }
+  const kernel = kernelOf(device, "gather", () => emitGather(device.isa!));
+  const { args } = workshopOf(device);
+  const at = gatherArguments;
+  args.setAddress(at.from, from.address);
+  args.setInt64(at.fromStride, strideBytes(from));
+  args.setAddress(at.to, to.address);
+  args.setInt64(at.toStride, strideBytes(to));
+  args.setAddress(at.index, index.address);
+  args.setInt64(at.rowBytes, columns * bytesPerElement[from.dtype]);
+  launch(device, kernel, rows, columns);
+}
+
+/** See `rotate` of the door. */
+export function rotate(device: Device, call: Rotation): void {
+  const { from, to, heads, dim, cosSin, positions, tokens, toRows } = call;
+  if (tokens === 0 || heads === 0 || dim === 0) return;
+  const scattered = toRows !== undefined;
+  const scratch = rotateScratchBytes(dim);
+  assert(scratch <= device.scratchBytes, () => `scratchBytes: wanted ${scratch} for dim ${dim}`);
+  const key = `rotate ${dim} ${to.dtype} ${scattered ? "scattered" : "in order"}`;
+  const kernel = kernelOf(device, key, () => {
+    return emitRotate({ dim, to: to.dtype, scattered }, device.isa!);
+  });
+  const { args } = workshopOf(device);
+  const at = rotateArguments;
+  args.setAddress(at.from, from.address);
+  args.setInt64(at.fromStride, 4 * firstStep(from));
+  args.setInt64(at.fromHeadStride, 4 * call.fromHeadStride);
+  args.setAddress(at.to, to.address);
+  args.setInt64(at.toStride, firstStep(to) * bytesPerElement[to.dtype]);
+  args.setInt64(at.toHeadStride, call.toHeadStride * bytesPerElement[to.dtype]);
+  args.setInt64(at.heads, heads);
+  args.setAddress(at.cosSin, cosSin.address);
+  args.setInt64(at.cosSinStride, strideBytes(cosSin));
+  args.setAddress(at.positions, positions.address);
+  if (toRows !== undefined) args.setAddress(at.toRows, toRows.address);
+  launch(device, kernel, tokens, heads * dim);
+}
