@@ -5,7 +5,13 @@ import { bytesPerElement, type Tensor } from "../tensor/index.ts";
 import { firstStep } from "./checks.ts";
 import type { Combination, Rotation, Sink } from "./types.ts";
 import { add, Combine, copy, RmsNorm, swiglu as swigluOperation, widen } from "./x86-operations.ts";
-import { emitGather, emitRotate, gatherArguments, rotateArguments } from "./x86-rotate.ts";
+import {
+  emitGather,
+  emitRotate,
+  gatherArguments,
+  rotateArguments,
+  rotateScratchBytes,
+} from "./x86-rotate.ts";
 import { RowKernel, type RowOperation, type RowSpec, rowArguments } from "./x86-rows.ts";
 
 /** What this room keeps on a device. */
