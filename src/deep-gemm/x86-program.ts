@@ -52,8 +52,10 @@ import {
   emitTile,
   isPaired,
   type KernelSpec,
+  keptBytes,
   type Source,
   stepBytes,
+  streamStepBytes,
   tileArguments,
   tileRows,
 } from "./x86-tile.ts";
@@ -86,9 +88,6 @@ export const recordWords = {
 
 /** 64-bit words of a record. */
 export const recordLength: 20 = 20;
-/** Bytes of scratch memory of a block in bf16 pairs; the totals lie behind it. */
-export const keptBytes: number = blockSteps * stepBytes;
-
 /** Machine code and the offset at which it is entered. */
 export interface Program {
   readonly code: Uint8Array;
@@ -148,10 +147,14 @@ const localNames = [
   "blockB",
   "steps",
   "kLeft",
+  /** Lines of the next block of B that each row block asks for; how far they have come in this one. */
+  "prefetchLines",
+  "prefetchAt",
   /** The row block: its rows, A, totals. */
   "tileRows",
   "tileA",
   "tileTotals",
+  "tileCode",
 ] as const;
 
 const saved: readonly Gpr[] = [rbx, rbp, r12, r13, r14, r15];
@@ -285,6 +288,11 @@ class TaskProgram {
     asm.div(divisor);
     asm.mov(local("rowBlocks"), rax);
     asm.mov(divisor, rax);
+    asm.mov(rax.d, this.bBlockBytes / 64);
+    asm.xor(rdx.d, rdx.d);
+    asm.div(divisor);
+    asm.add(rax, 1);
+    asm.mov(local("prefetchLines"), rax);
     asm.mov(rax, local("rows"));
     asm.xor(rdx.d, rdx.d);
     asm.div(divisor);
@@ -337,17 +345,25 @@ class TaskProgram {
       emitDecode(asm, tileArguments.b, tileArguments.keep, tileArguments.steps);
     }
     this.walkRows(tiles);
-    asm.add(local("blockA"), blockSteps * activationStepBytes(spec));
+    asm.add(local("blockA"), this.aBlockBytes);
     asm.add(local("blockScales"), 4);
     asm.add(bScale, 4);
-    asm.add(local("blockB"), spec.weights === "f8e4m3" ? keptBytes / 2 : keptBytes);
+    asm.add(local("blockB"), this.bBlockBytes);
     asm.sub(local("kLeft"), this.blockDepth);
     asm.ja(block);
   }
 
-  /** k of a full block. */
+  /** k of a full block, and the bytes of a row of A and of a panel in it. */
   private get blockDepth(): number {
     return isPaired(this.spec) ? 2 * blockSteps : blockSteps;
+  }
+
+  private get aBlockBytes(): number {
+    return blockSteps * activationStepBytes(this.spec);
+  }
+
+  private get bBlockBytes(): number {
+    return blockSteps * streamStepBytes(this.spec);
   }
 
   private findSteps(): void {
@@ -370,6 +386,8 @@ class TaskProgram {
     const { a, aScale, aStride, aScaleStride, keep, steps, totals } = tileArguments;
     asm.mov(rax, local("blockA"));
     asm.mov(local("tileA"), rax);
+    asm.mov(rax, local("blockB"));
+    asm.mov(local("prefetchAt"), rax);
     asm.mov(aScale, local("blockScales"));
     asm.mov(rax, local("scratch"));
     asm.add(rax, keptBytes);
@@ -385,11 +403,14 @@ class TaskProgram {
     asm.movsxd(rax, mem(table, { index: rows, scale: 4 }));
     asm.lea(table, mem(this.base));
     asm.add(rax, table);
+    asm.mov(local("tileCode"), rax);
+    this.prefetchNextBlock();
     asm.mov(a, local("tileA"));
+    this.prefetchNextRows();
     asm.mov(totals, local("tileTotals"));
     asm.mov(keep, local("scratch"));
     asm.mov(steps, local("steps"));
-    asm.call(rax);
+    asm.call(local("tileCode"));
     asm.mov(rax, local("tileRows"));
     asm.mov(rcx, rax);
     asm.imul(rcx, aStride);
@@ -404,6 +425,38 @@ class TaskProgram {
     asm.inc(rowBlock);
     asm.cmp(rowBlock, local("rowBlocks"));
     asm.jb(next);
+  }
+
+  /**
+   * Asks for a share of the next block of B, so that memory is as busy during the other row blocks as
+   * during the first, which reads the block. Panels follow each other, so there is a next one nearly
+   * always; a request beyond the end does no harm.
+   */
+  private prefetchNextBlock(): void {
+    const { asm } = this;
+    const [lines, place] = [rcx, rax];
+    asm.mov(lines, local("prefetchLines"));
+    asm.mov(place, local("prefetchAt"));
+    const next = asm.here("prefetch");
+    asm.prefetcht1(mem(place, { disp: this.bBlockBytes }));
+    asm.add(place, 64);
+    asm.dec(lines);
+    asm.jne(next);
+    asm.mov(local("prefetchAt"), place);
+  }
+
+  /** Asks for A of the row block after this one; its rows are too far apart for the processor to. */
+  private prefetchNextRows(): void {
+    const { asm } = this;
+    const { a, aStride } = tileArguments;
+    const [next, bytes] = [rcx, this.aBlockBytes];
+    asm.mov(next, local("tileRows"));
+    asm.imul(next, aStride);
+    asm.add(next, a);
+    for (let row = 0; row < tileRows; row++) {
+      for (let disp = 0; disp < bytes; disp += 64) asm.prefetcht0(mem(next, { disp }));
+      asm.add(next, aStride);
+    }
   }
 
   /** Sets `table`, and the tile's `b`. */

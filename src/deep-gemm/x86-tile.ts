@@ -38,7 +38,10 @@ import type { ActivationType } from "./types.ts";
 
 /** Rows of a full tile. */
 export const tileRows: 6 = 6;
-/** Steps of a full block: k for f32 weights, pairs of k for the others. */
+/**
+ * Steps of a full block: k for f32 weights, pairs of k for the others. For FP8 these are the 128 of k
+ * that share a scale; for all, 16 KiB of B, which leaves the first-level cache room for the rest.
+ */
 export const blockSteps: 64 = 64;
 /** Bytes of one step of a panel: 64 columns of float32, or of pairs of bf16. */
 export const stepBytes: 256 = 256;
@@ -101,6 +104,14 @@ export function decodesInRegisters(spec: KernelSpec): boolean {
 export function isPaired(spec: KernelSpec): boolean {
   return spec.weights !== "f32";
 }
+
+/** Bytes of B in a step of the packed stream. */
+export function streamStepBytes(spec: KernelSpec): number {
+  return spec.weights === "f8e4m3" ? stepBytes / 2 : stepBytes;
+}
+
+/** Bytes of scratch memory of a decoded block; the totals lie behind it. */
+export const keptBytes: number = blockSteps * stepBytes;
 
 /** Bytes of A in one step. */
 export function activationStepBytes(spec: KernelSpec): number {

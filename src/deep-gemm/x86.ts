@@ -10,12 +10,11 @@ import type { GemmGroup } from "./types.ts";
 import {
   emitDispatcher,
   emitProgram,
-  keptBytes,
   type Program,
   recordLength,
   recordWords,
 } from "./x86-program.ts";
-import type { KernelSpec } from "./x86-tile.ts";
+import { type KernelSpec, keptBytes } from "./x86-tile.ts";
 
 const recordBytes = recordLength * 8;
 
