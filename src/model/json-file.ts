@@ -5,8 +5,8 @@ import { type ModelErrorCode, modelError } from "./errors.ts";
 /** The largest file that is read: the tokenizers of 160,000 tokens take some 20 MB. */
 const fileBytesMax = 512 * 1024 * 1024;
 
-/** The text of `path`, or undefined where there is no such file; other failures raise `code`. */
-export function readTextFile(path: string, code: ModelErrorCode): string | undefined {
+/** The bytes of `path`, or undefined where there is no such file; other failures raise `code`. */
+export function readBinaryFile(path: string, code: ModelErrorCode): Buffer | undefined {
   try {
     const stats = statSync(path, { throwIfNoEntry: false });
     if (!stats) return undefined;
@@ -14,7 +14,7 @@ export function readTextFile(path: string, code: ModelErrorCode): string | undef
       const message = `${path} is ${stats.size} bytes long, beyond the limit of ${fileBytesMax}.`;
       throw modelError(code, `${message} Check that it is the right file.`);
     }
-    return readFileSync(path, "utf8");
+    return readFileSync(path);
   } catch (cause) {
     const system =
       (cause as NodeJS.ErrnoException).syscall && (cause as NodeJS.ErrnoException).code;
@@ -22,6 +22,11 @@ export function readTextFile(path: string, code: ModelErrorCode): string | undef
     const message = `${path} can't be read (${system}). Check the file and its permissions.`;
     throw modelError(code, message, cause);
   }
+}
+
+/** The text of `path`, or undefined where there is no such file; see `readBinaryFile`. */
+export function readTextFile(path: string, code: ModelErrorCode): string | undefined {
+  return readBinaryFile(path, code)?.toString("utf8");
 }
 
 /** The parsed contents of `path`, or undefined where there is no such file; see `readTextFile`. */
