@@ -80,7 +80,10 @@ export function rmsNorm(
     for (let half = 8; half > 0; half >>= 1) {
       for (let i = 0; i < half; i++) lanes[i] += lanes[i + half];
     }
-    const factor = fround(1 / Math.sqrt(lanes[0] / columns + eps));
+    // Rounded at each step, as PyTorch's rms_norm is: normed values are often exact ties of the
+    // quantisation that follows (x / amax has few bits where x and amax do), and go its way then.
+    const mean = fround(lanes[0] / columns);
+    const factor = fround(1 / fround(Math.sqrt(fround(mean + fround(eps)))));
     for (let i = 0; i < columns; i++) result[i] = fround(values[i] * factor) * weight.data[i];
     storeRow(sink, toRows?.data[r] ?? r, result);
   }

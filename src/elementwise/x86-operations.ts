@@ -59,7 +59,7 @@ function operand(kernel: RowKernel, place: Mem, part?: Part): Mem | Vec {
 /** Floats that are squared together: the lanes of the sum. */
 const squareLanes = 16;
 
-/** y = x0 * (mean(x0^2) + eps)^(-1/2) * x1, the mean in float64. */
+/** y = x0 * (mean(x0^2) + eps)^(-1/2) * x1: the sum in float64, each step after it in float32. */
 export class RmsNorm implements RowOperation {
   readonly sources = 2;
   private readonly eps: number;
@@ -105,13 +105,13 @@ export class RmsNorm implements RowOperation {
       });
       foldDoubles(v, sums, square);
       const [sum, other] = [sums[0].x, square.x];
-      const double = (value: number) => mem(asm.constant(Float64Array.of(value)));
-      asm.vdivsd(sum, sum, double(spec.columns));
-      asm.vaddsd(sum, sum, double(this.eps));
-      asm.vsqrtsd(sum, sum, sum);
-      asm.vmovsd(other, double(1));
-      asm.vdivsd(sum, other, sum);
+      const single = (value: number) => mem(asm.constant(Float32Array.of(value)));
+      asm.vdivsd(sum, sum, mem(asm.constant(Float64Array.of(spec.columns))));
       asm.vcvtsd2ss(sum, sum, sum);
+      asm.vaddss(sum, sum, single(this.eps));
+      asm.vsqrtss(sum, sum, sum);
+      asm.vmovss(other, single(1));
+      asm.vdivss(sum, other, sum);
       asm.vbroadcastss(factor, sum);
     });
   }

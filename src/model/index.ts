@@ -10,6 +10,7 @@ export {
   supportedModelTypes,
 } from "./config.ts";
 export { type ModelErrorCode, modelErrors } from "./errors.ts";
+export { type LoadOptions, loadModel, type Precision } from "./load.ts";
 export type {
   DraftSequence,
   ForwardResult,
