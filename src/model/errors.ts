@@ -6,6 +6,7 @@ export type ModelErrorCode =
   | "config-invalid"
   | "checkpoint-invalid"
   | "tokenizer-invalid"
+  | "text-too-long"
   | "chat-template-missing"
   | "chat-template-failed";
 
@@ -17,6 +18,8 @@ export const modelErrors: Readonly<Record<ModelErrorCode, RetryAdvice>> = {
   "checkpoint-invalid": "never",
   /** `tokenizer.json` is missing, broken, or asks for what is not supported. */
   "tokenizer-invalid": "never",
+  /** A text has a run that the regular expressions can't take in one go; some megabytes. */
+  "text-too-long": "never",
   /** The model has no chat template. */
   "chat-template-missing": "never",
   /** The chat template can't be parsed, or refuses these messages. */

@@ -1,4 +1,10 @@
 /** @file Door of `model`: DeepSeek-V3-family checkpoints, from files to logits. */
+export {
+  type ChatMessage,
+  ChatTemplate,
+  encodeChat,
+  type RenderOptions,
+} from "./chat-template.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export {
   isMoeLayer,
@@ -11,6 +17,7 @@ export {
 } from "./config.ts";
 export { type ModelErrorCode, modelErrors } from "./errors.ts";
 export { type LoadOptions, loadModel, type Precision } from "./load.ts";
+export { type EncodeOptions, Tokenizer, type TokenStream } from "./tokenizer/tokenizer.ts";
 export type {
   DraftSequence,
   ForwardResult,

@@ -48,7 +48,14 @@ export function preTokenizerOf(json: unknown): PreTokenizer {
   }
   return (text) => {
     let pieces: readonly string[] = text === "" ? [] : [text];
-    for (const step of steps) pieces = step(pieces);
+    try {
+      for (const step of steps) pieces = step(pieces);
+    } catch (cause) {
+      // The expression engine's stack is some 64 MB, which a run of ten million letters takes.
+      if (!(cause instanceof RangeError)) throw cause;
+      const message = `a text of ${text.length} characters has a run that is too long to be cut`;
+      throw modelError("text-too-long", `${message}. Break it up, or shorten it.`, cause);
+    }
     return pieces as string[];
   };
 }
