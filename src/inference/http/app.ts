@@ -13,33 +13,41 @@ import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import { ClientGone } from "./generation.ts";
 import { Metrics, metricsContentType } from "./metrics.ts";
 import { openApiJson, routes } from "./openapi.ts";
-import type { HttpOptions, Served } from "./options.ts";
+import { defaultHttpOptions, type HttpOptions, type Served } from "./options.ts";
 import { readPage } from "./page.ts";
-import type { ServerState } from "./state.ts";
+import { ServerState } from "./state.ts";
 
-/** An app with the state that its server drains. */
+/** The routes, and the state that whoever puts them on a socket drains. */
 export interface App {
   readonly hono: Hono;
-  readonly context: ServerContext;
+  readonly state: ServerState;
 }
 
 type MakeJob = (body: Record<string, unknown>, served: Served, arrivedMs: number) => Job;
 
-/** The app over `state`; it answers 503 where a model is needed and `state` has none yet. */
-export function createApp(state: ServerState, options: HttpOptions): App {
+/**
+ * The routes over `served`; while it is a promise that has not settled, whatever needs a model is
+ * answered 503. `options` change `defaultHttpOptions`.
+ */
+export function createApp(
+  served: Served | Promise<Served>,
+  options: Partial<HttpOptions> = {},
+): App {
   const hono = new Hono();
-  const admission = new Admission(options.maxConcurrent, options.maxQueue);
+  const state = new ServerState(served);
+  const all = { ...defaultHttpOptions, ...options };
+  const admission = new Admission(all.maxConcurrent, all.maxQueue);
   const metrics = new Metrics(admission, () => state.served?.engine.stats());
-  const context: ServerContext = { state, options, admission, metrics };
+  const context: ServerContext = { state, options: all, admission, metrics };
   addGuards(hono, context);
   addGeneration(hono, context, "/v1/chat/completions", chatJob);
   addGeneration(hono, context, "/v1/completions", completionJob);
   addModels(hono, context);
   addEngine(hono, context);
   addOperations(hono, context);
-  addPage(hono, options);
+  addPage(hono, all);
   hono.onError((error, c) => failed(error, c, context));
-  return { hono, context };
+  return { hono, state };
 }
 
 function addGuards(hono: Hono, { options, metrics }: ServerContext): void {

@@ -5,14 +5,7 @@ import { ApiError, invalid } from "./errors.ts";
 import type { TotalUsage } from "./generation.ts";
 import { chatLogprobs } from "./logprobs.ts";
 import type { Served, TextCodec } from "./options.ts";
-import {
-  checkModel,
-  checkPrompt,
-  checkStreamOptions,
-  encodePrompt,
-  engineRequests,
-  newId,
-} from "./prepare.ts";
+import { checkModel, checkStreamOptions, encodePrompt, engineRequests, newId } from "./prepare.ts";
 import { type ChatRequest, parseChatRequest } from "./requests.ts";
 
 /** The job of a chat request's body; an `ApiError` for one that can't be served. */
@@ -22,17 +15,11 @@ export function chatJob(body: Record<string, unknown>, served: Served, arrivedMs
   checkStreamOptions(request);
   const id = newId("chatcmpl");
   const logprobs = logprobsOf(request);
-  const prompt = encodePrompt(render(request, served), "messages", served);
+  const prompt = encodePrompt(render(request, served), true, "messages", served);
   const includeUsage = request.stream_options?.include_usage ?? false;
   return {
     served,
-    requests: engineRequests(
-      id,
-      [checkPrompt(prompt, "messages", served)],
-      request,
-      logprobs,
-      served,
-    ),
+    requests: engineRequests(id, [prompt], request, logprobs, served),
     n: request.n ?? 1,
     form: new ChatForm(id, served, includeUsage),
     stream: request.stream ?? false,

@@ -4,8 +4,11 @@ import type { SamplingDefaults } from "./sampling.ts";
 
 /** What the server needs of a tokenizer. */
 export interface TextCodec {
-  /** The ids of a text; special tokens spelt out in it become their ids. */
-  encode(text: string): ArrayLike<number>;
+  /**
+   * The ids of a text, framed as sequences begin where `addSpecialTokens`; special tokens that are
+   * spelt out become their ids where `allowSpecial`.
+   */
+  encode(text: string, options: { addSpecialTokens: boolean; allowSpecial: boolean }): number[];
   /** The bytes that a token stands for; none for ids that have no text. */
   tokenBytes(id: number): Uint8Array;
 }

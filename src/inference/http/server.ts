@@ -4,8 +4,8 @@ import type { AddressInfo } from "node:net";
 import { createAdaptorServer } from "@hono/node-server";
 import { BaleenError } from "../../base/index.ts";
 import { createApp } from "./app.ts";
-import { defaultHttpOptions, type HttpOptions, type Served } from "./options.ts";
-import { ServerState } from "./state.ts";
+import type { HttpOptions, Served } from "./options.ts";
+import type { ServerState } from "./state.ts";
 
 /** Where to listen, and what `HttpOptions` to change. */
 export interface ListenOptions extends Partial<HttpOptions> {
@@ -38,8 +38,7 @@ export async function startServer(
   options: ListenOptions = {},
 ): Promise<RunningServer> {
   const { host = "127.0.0.1", port = 0, ...rest } = options;
-  const state = new ServerState(served);
-  const { hono } = createApp(state, { ...defaultHttpOptions, ...rest });
+  const { hono, state } = createApp(served, rest);
   const server = createAdaptorServer({
     fetch: hono.fetch,
     // Longer than what proxies in front keep, so that they don't send into a closing connection.

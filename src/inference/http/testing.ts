@@ -12,7 +12,7 @@ import { type ListenOptions, type RunningServer, startServer } from "./server.ts
 
 /** One token for each byte, and 0xff as an id that has no text. */
 export const byteCodec: TextCodec = {
-  encode: (text) => Buffer.from(text),
+  encode: (text) => Array.from(Buffer.from(text)),
   tokenBytes: (id) => (id < 255 ? Uint8Array.of(id) : new Uint8Array(0)),
 };
 
@@ -246,7 +246,7 @@ export async function readEvents(response: Response): Promise<unknown[]> {
 }
 
 /** Waits until `holds`, or throws after `ms`. */
-export async function eventually(holds: () => boolean, ms = 2000): Promise<void> {
+export async function eventually(holds: () => boolean, ms = 10_000): Promise<void> {
   const untilMs = performance.now() + ms;
   while (!holds()) {
     if (performance.now() > untilMs) throw new Error(`still not so after ${ms} ms: ${holds}`);
