@@ -1,6 +1,17 @@
 /** @file Door of `inference`: the engine and the server. */
 export { Engine, type EngineOptions } from "./engine.ts";
 export { type EngineErrorCode, engineErrors } from "./errors.ts";
+export { type App, createApp } from "./http/app.ts";
+export {
+  type ChatRenderer,
+  defaultHttpOptions,
+  type HttpOptions,
+  type Served,
+  type TextCodec,
+} from "./http/options.ts";
+export { type SamplingDefaults, samplingDefaults } from "./http/sampling.ts";
+export { type ListenOptions, type RunningServer, startServer } from "./http/server.ts";
+export { exitOnSignals } from "./http/signals.ts";
 export { NullModel, type NullModelOptions, nullDetokenizer } from "./null-model.ts";
 export type { StartOptions } from "./protocol.ts";
 export { Sampler, type TokenHistory } from "./sampler.ts";
