@@ -1,22 +1,13 @@
 /**
- * @file Weights as the kernels read them: one linear stream of panels, each of 64 columns of D.
- * Within a panel k goes slowest, so that a kernel which walks down k reads memory in order:
- * - f32: for each k, 64 columns.
- * - bf16: for each pair (k, k + 1), 64 columns of two values: the operand order of `vdpbf16ps`.
- * - f8e4m3: for each pair, 64 columns of two codes, permuted within 64 bytes so that two byte
- *   unpacks of decoded codes give the bf16 order; block scales in an array beside the stream.
- * Columns beyond a part's last and the partner of a last odd k are zero.
+ * @file Packing: row-major matrices to one linear stream, see layout.ts; and back, for the reference.
+ * Whole panels are packed by machine code where it runs, edges and everything else by plain loops.
  */
 import { assert, assertEqual, ceilDiv } from "../base/index.ts";
 import type { Device } from "../device/index.ts";
 import { bf16ToF32, blockSize, f8e4m3ToF32, type Tensor, zeros } from "../tensor/index.ts";
+import { type PackedType, panelColumns, panelElements, panelIndex } from "./layout.ts";
 import type { ActivationType, PackedWeights, WeightMatrix } from "./types.ts";
-
-/** Columns of a panel. */
-export const panelColumns: 64 = 64;
-
-/** Weight dtypes that can be packed. */
-export type PackedType = PackedWeights["dtype"];
+import { packPanels } from "./x86-pack.ts";
 
 /** Which weights each activation type multiplies. */
 const weightTypes: Readonly<Record<ActivationType, readonly PackedType[]>> = {
@@ -24,24 +15,6 @@ const weightTypes: Readonly<Record<ActivationType, readonly PackedType[]>> = {
   bf16: ["bf16"],
   f8e4m3: ["f8e4m3"],
 };
-
-/** Elements of a panel of depth `k`: the bytes of f8e4m3, the halves of bf16, the floats of f32. */
-export function panelElements(dtype: PackedType, k: number): number {
-  return dtype === "f32" ? k * panelColumns : ceilDiv(k, 2) * 2 * panelColumns;
-}
-
-/**
- * Place of (k, column) in a panel, in elements. FP8: of each 32 columns, 64 bytes hold four lanes of
- * 16 bytes; a lane holds four columns of the first 16, then four of the second, two codes each.
- */
-export function panelIndex(dtype: PackedType, k: number, column: number): number {
-  if (dtype === "f32") return k * panelColumns + column;
-  const pair = (k >> 1) * 2 * panelColumns;
-  if (dtype === "bf16") return pair + column * 2 + (k & 1);
-  const lane = (column >> 2) & 3;
-  const half = (column >> 4) & 1;
-  return pair + (column >> 5) * 64 + lane * 16 + half * 8 + (column & 3) * 2 + (k & 1);
-}
 
 /** Packed weights as this room knows them: the contract plus the memory. */
 export class PackedMatrix implements PackedWeights {
@@ -89,7 +62,7 @@ export class PackedMatrix implements PackedWeights {
     this.panelBytes = this.stream.data.byteLength / panels;
     this.bytes = this.stream.data.byteLength + (this.scales?.data.byteLength ?? 0);
     matrices.forEach((matrix, part) => {
-      packPart(this, matrix, firstPanels[part]);
+      packPart(device, this, matrix, firstPanels[part]);
     });
   }
 }
@@ -150,19 +123,28 @@ export function checkReach(what: string, tensor: Tensor, rows: number, width: nu
   );
 }
 
-function packPart(packed: PackedMatrix, matrix: WeightMatrix, firstPanel: number): void {
+function packPart(
+  device: Device,
+  packed: PackedMatrix,
+  matrix: WeightMatrix,
+  firstPanel: number,
+): void {
   const { weight } = matrix;
-  const { dtype, k, scales } = packed;
-  const panelSize = panelElements(dtype, k);
+  const { dtype, k, scales, panelBytes } = packed;
   const n = weight.shape[0];
+  const wholePanels = Math.floor(n / panelColumns);
+  const to = packed.stream.address + firstPanel * panelBytes;
+  const done = packPanels(device, weight, wholePanels, to, panelBytes);
+  const panelSize = panelElements(dtype, k);
   for (let row = 0; row < n; row += panelColumns) {
     const panel = firstPanel + row / panelColumns;
     const width = Math.min(panelColumns, n - row);
     packed.widths.data[panel] = width;
-    const to = packed.stream.data.subarray(panel * panelSize, (panel + 1) * panelSize);
+    const into = packed.stream.data.subarray(panel * panelSize, (panel + 1) * panelSize);
     for (let column = 0; column < width; column++) {
       const start = (row + column) * weight.stride;
-      packColumn(dtype, weight.data.subarray(start, start + k), to, column);
+      const from = weight.data.subarray(start, start + k);
+      packColumn(dtype, from, into, column, width === panelColumns ? done : 0);
     }
     if (scales && "scales" in matrix) {
       const blocks = scales.stride;
@@ -172,16 +154,18 @@ function packPart(packed: PackedMatrix, matrix: WeightMatrix, firstPanel: number
   }
 }
 
+/** Packs one row of the matrix, from k = `first`, an even number, on. */
 function packColumn(
   dtype: PackedType,
   from: Tensor["data"],
   to: Tensor["data"],
   column: number,
+  first: number,
 ): void {
-  const [even, odd] = [panelIndex(dtype, 0, column), panelIndex(dtype, 1, column)];
-  const step = panelColumns * 2;
-  for (let k = 0, at = even; k < from.length; k += 2, at += step) to[at] = from[k];
-  for (let k = 1, at = odd; k < from.length; k += 2, at += step) to[at] = from[k];
+  for (const start of [first, first + 1]) {
+    let at = panelIndex(dtype, start, column);
+    for (let k = start; k < from.length; k += 2, at += 2 * panelColumns) to[at] = from[k];
+  }
 }
 
 /**

@@ -3,7 +3,8 @@
  * Needs no native memory. Batch-invariant because no output looks at another row.
  */
 import { bf16ArrayToF32, blockSize } from "../tensor/index.ts";
-import { type PackedMatrix, panelColumns, unpackPanel } from "./pack.ts";
+import { panelColumns } from "./layout.ts";
+import { type PackedMatrix, unpackPanel } from "./pack.ts";
 import type { Activations, GemmGroup } from "./types.ts";
 
 /** Computes one group; its operands have passed the door's checks. */

@@ -43,7 +43,7 @@ import {
   ymm,
   zmm,
 } from "../codegen/index.ts";
-import { panelColumns } from "./pack.ts";
+import { panelColumns } from "./layout.ts";
 import { emitDecode } from "./x86-decode.ts";
 import {
   activationStepBytes,
