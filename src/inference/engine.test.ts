@@ -116,6 +116,41 @@ test("an answer's own blocks serve the next turn", () => {
   assert.deepEqual(answer.tokenIds, plain(turn).tokenIds);
 });
 
+test("blocks that a request filled in its last step serve the drafts of others", () => {
+  const engine = engineOf({}, { draftAccuracy: 1 });
+  const prompt = randomPrompt(new Random(8), 128, vocabSize);
+  answersOf(engine, [requestOf("a", prompt, { maxTokens: 1 })]);
+  // The null model refuses to draft for a sequence whose earlier rows were never drafted.
+  const answer = answersOf(engine, [requestOf("b", [...prompt, 1], { maxTokens: 9 })]).get("b")!;
+  assert.deepEqual([answer.finish?.reason, answer.finish?.usage.cachedTokens], ["length", 128]);
+  assert.equal(engine.stats().acceptedTokens, 4);
+});
+
+test("nothing is drafted for a token that will not be", () => {
+  const engine = engineOf({}, { draftAccuracy: 1 });
+  answersOf(engine, [requestOf("a", [1], { maxTokens: 2 }), requestOf("b", [2], { maxTokens: 3 })]);
+  assert.equal(engine.stats().draftedTokens, 1);
+});
+
+test("a preempted request goes on before later ones start", () => {
+  const engine = engineOf({ blocks: 4, maxSequences: 2, prefixCache: false });
+  // Two sequences of one block cross into a second, then a third, and four is all there is.
+  for (const id of ["a", "b", "c", "d"]) {
+    engine.add(requestOf(id, randomPrompt(new Random(9), 60, vocabSize), { maxTokens: 150 }));
+  }
+  const book = new AnswerBook();
+  while (engine.stats().preemptions === 0) book.take(engine.step());
+  const order: string[] = [];
+  while (engine.hasWork) {
+    const events = engine.step();
+    book.take(events);
+    for (const { id, tokenIds } of events) {
+      if (tokenIds.length > 0 && !order.includes(id)) order.push(id);
+    }
+  }
+  assert.deepEqual(order, ["a", "b", "c", "d"]);
+});
+
 test("requests with one prompt that arrive together compute and hold it once", () => {
   const engine = engineOf({ tokenBudget: 300 });
   const prompt = randomPrompt(new Random(3), 640 + 20, vocabSize);

@@ -31,8 +31,14 @@ const waitingSequence = fc
     return { length, computed: 0, drafts: 0, blockCount: 0, cachedBlocks, idleBlocks, missing };
   });
 
+/** Lengths at which a decoding sequence needs its next block are as common as all others. */
+const runningLength = fc.oneof(
+  fc.integer({ min: 2, max: 400 }),
+  fc.integer({ min: 1, max: 6 }).map((blocks) => blocks * blockTokens + 1),
+);
+
 const runningSequence = fc
-  .record({ length: fc.integer({ min: 2, max: 400 }), decodes: fc.boolean(), computed: fc.nat() })
+  .record({ length: runningLength, decodes: fc.boolean(), computed: fc.nat() })
   .chain(({ length, decodes, computed }) => {
     const done = decodes ? length - 1 : computed % (length - 1);
     // A prompt has blocks for all of it; a decoding sequence may have to get its next one.
@@ -44,8 +50,8 @@ const runningSequence = fc
 
 const state = fc
   .record({
-    freeBlocks: fc.nat(12),
-    running: fc.array(runningSequence, { maxLength: 8 }),
+    freeBlocks: fc.oneof(fc.constant(0), fc.nat(12)),
+    running: fc.array(runningSequence, { maxLength: 6 }),
     waiting: fc.array(waitingSequence, { maxLength: 8 }),
     shared: fc.nat(2),
     expected: fc.subarray(["a", "b"]),
@@ -107,7 +113,7 @@ test("a plan keeps to the token budget, the slots and the blocks, and counts eac
         assert.ok(drafts === 0 || (draws && drafts === sequence.drafts));
       }
     }),
-    { numRuns: 500 },
+    { numRuns: 2000 },
   );
 });
 
@@ -123,7 +129,7 @@ test("the youngest are preempted, never the oldest, and only for want of blocks"
       if (wanted <= rank.freeBlocks) assert.equal(plan.preempt.length, 0);
       if (plan.preempt.length > 0) assert.equal(plan.admit.length, 0);
     }),
-    { numRuns: 500 },
+    { numRuns: 2000 },
   );
 });
 
@@ -141,7 +147,7 @@ test("requests are admitted in order; only those whose next block is on its way 
         if (missing !== undefined) keys.add(missing);
       }
     }),
-    { numRuns: 500 },
+    { numRuns: 2000 },
   );
 });
 

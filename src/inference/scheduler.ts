@@ -102,8 +102,6 @@ class RankPlanner<S extends SequenceView> {
   private budget: number;
   /** Running sequences from this index on are preempted. */
   private end: number;
-  /** A sequence could not go on for want of a block. */
-  private stalled = false;
 
   constructor(state: RankState<S>, limits: SchedulerLimits) {
     this.state = state;
@@ -122,7 +120,7 @@ class RankPlanner<S extends SequenceView> {
     for (let i = 0; i < this.end; i++) {
       if (running[i].length - running[i].computed > 1) this.prefill(running[i]);
     }
-    if (this.preempt.length === 0 && !this.stalled) this.admitWaiting();
+    if (this.preempt.length === 0) this.admitWaiting();
     return { rank, preempt: this.preempt, admit: this.admit, work: this.work };
   }
 
@@ -136,10 +134,8 @@ class RankPlanner<S extends SequenceView> {
       this.preempt.push(victim);
       this.free += this.state.releasable(victim);
     }
-    if (this.free < blocks) {
-      this.stalled = true;
-      return;
-    }
+    // Only younger sequences than this one could make room, and all have: it stays as it is.
+    if (this.free < blocks) return;
     this.free -= blocks;
     this.budget--;
     this.work.push({ sequence, tokens: 1, drafts: 0, draws: true });
