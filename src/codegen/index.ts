@@ -28,4 +28,5 @@ export {
   psFromE4m3,
   roundToBf16,
   roundToE4m3,
+  storeWords,
 } from "./x86/vector-narrow.ts";

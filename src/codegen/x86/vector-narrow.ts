@@ -5,14 +5,45 @@
  * The processor's own vcvtneps2bf16 flushes subnormals, and so agrees with no other rung: rounding
  * is done on integers instead. Source of e4m3: Micikevicius et al., FP8 Formats for Deep Learning.
  */
+import { assert } from "../../base/index.ts";
 import { type Mem, mem, type Vec } from "./registers.ts";
-import type { VectorBuilder } from "./vector.ts";
+import type { Tail, VectorBuilder } from "./vector.ts";
 import { replaceNan } from "./vector-math.ts";
 
-/** dst (all lanes) = the bf16 numbers in `src`, memory or a half-width register, as float32. */
-export function psFromBf16(v: VectorBuilder, dst: Vec, src: Mem | Vec): void {
-  v.asm.vpmovzxwd(dst, src);
-  v.asm.vpslld(dst, dst, 16);
+/**
+ * dst = the bf16 numbers in `src`, memory or a half-width register, as float32. With `tail`, of a
+ * count known when the code is made, only its lanes of memory are read, and the others are zero.
+ */
+export function psFromBf16(v: VectorBuilder, dst: Vec, src: Mem | Vec, tail?: Tail): void {
+  const { asm } = v;
+  if (tail === undefined) {
+    asm.vpmovzxwd(dst, src);
+  } else if (tail.mask) {
+    asm.vpmovzxwd(dst, src, { mask: tail.mask, zero: true });
+  } else {
+    // AVX2 has no load of a part of a vector of 16-bit numbers: one by one.
+    v.zero(dst);
+    eachWord(v, tail, (i) => asm.vpinsrw(dst.x, dst.x, (src as Mem).plus(2 * i).d, i));
+    asm.vpmovzxwd(dst, dst.x);
+  }
+  asm.vpslld(dst, dst, 16);
+}
+
+/**
+ * Stores the 16-bit numbers of `src` (half width), or the lanes of `tail`, of a count known when the
+ * code is made; memory outside is not touched.
+ */
+export function storeWords(v: VectorBuilder, place: Mem, src: Vec, tail?: Tail): void {
+  const { asm } = v;
+  if (tail === undefined) asm.vmovups(place, src);
+  else if (tail.mask) asm.vmovdqu16(place, src, { mask: tail.mask });
+  else eachWord(v, tail, (i) => asm.vpextrw(place.plus(2 * i).d, src.x, i));
+}
+
+function eachWord(v: VectorBuilder, tail: Tail, body: (index: number) => void): void {
+  const { count } = tail;
+  assert(count !== undefined, "tail of 16-bit numbers on avx2: wanted a count known in advance");
+  for (let i = 0; i < Math.min(count, v.lanes); i++) body(i);
 }
 
 /**

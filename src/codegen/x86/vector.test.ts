@@ -32,6 +32,7 @@ import {
   roundToE4m3,
   rsi,
   sigmoidPs,
+  storeWords,
   type Vec,
   VectorBuilder,
 } from "../index.ts";
@@ -368,6 +369,34 @@ test("a tail reads and writes its lanes only, at run time and at compile time", 
           assert.equal(output[16 + i], i < count ? i + 1 : 0, `${isa} ${count} loaded lane ${i}`);
         }
       }
+    }
+  }
+});
+
+test("bf16 is copied and widened vector by vector, its tail alone touched", { skip }, () => {
+  for (const isa of isas) {
+    for (const count of [1, 2, 7, 8, 9, 15, 16, 31, 33]) {
+      const words = Uint16Array.from({ length: 64 }, (_, i) => 0x3f80 + i);
+      const input = new Uint16Array(allocateMemory(128));
+      input.set(words);
+      const narrow = new Uint16Array(allocateMemory(128)).fill(0xffff);
+      const wide = new Float32Array(allocateMemory(256)).fill(-1);
+      const code = kernel(isa, (v) => {
+        const vec = v.take("data");
+        v.eachVector(count, (first, tail) => {
+          v.fill(vec, 9);
+          psFromBf16(v, vec, mem(rsi, { disp: 2 * first }), tail);
+          v.store(mem(rdx, { disp: 4 * first }), vec, tail);
+          bf16FromExactPs(v, v.half(vec), vec);
+          storeWords(v, mem(rdi, { disp: 2 * first }), v.half(vec), tail);
+        });
+      });
+      run(code, [narrow, input, wide], count);
+      words.forEach((word, i) => {
+        const value = fromBits(word * 0x10000);
+        assert.equal(narrow[i], i < count ? word : 0xffff, `${isa} ${count} word ${i}`);
+        assert.equal(wide[i], i < count ? value : -1, `${isa} ${count} float ${i}`);
+      });
     }
   }
 });

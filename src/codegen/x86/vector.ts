@@ -14,6 +14,8 @@ export interface Tail {
   readonly mask: Mask | undefined;
   /** AVX2: all ones in each lane. */
   readonly lanes: Vec | undefined;
+  /** How many, where that is known when the code is made. */
+  readonly count: number | undefined;
 }
 
 /** Emits vector code for one instruction set, and keeps account of the vector registers. */
@@ -145,14 +147,18 @@ export class VectorBuilder {
     else this.asm.vpxord(dst, dst, dst);
   }
 
-  /** dst = the vector at `place` (any alignment), or the register. */
-  load(dst: Vec, place: Mem | Vec): void {
-    this.asm.vmovups(dst, place);
+  /** dst = the vector at `place` (any alignment), or the register; with `tail` as `loadTail`. */
+  load(dst: Vec, place: Mem, tail?: Tail): void;
+  load(dst: Vec, place: Mem | Vec): void;
+  load(dst: Vec, place: Mem | Vec, tail?: Tail): void {
+    if (tail) this.loadTail(dst, place as Mem, tail);
+    else this.asm.vmovups(dst, place);
   }
 
-  /** Stores the vector `src` at `place` (any alignment). */
-  store(place: Mem, src: Vec): void {
-    this.asm.vmovups(place, src);
+  /** Stores the vector `src` at `place` (any alignment); with `tail` as `storeTail`. */
+  store(place: Mem, src: Vec, tail?: Tail): void {
+    if (tail) this.storeTail(place, src, tail);
+    else this.asm.vmovups(place, src);
   }
 
   /** Every lane of dst = the float32 at `place`. */
@@ -214,13 +220,13 @@ export class VectorBuilder {
       if (typeof count === "number") {
         const bits = count >= this.lanes ? 0xffff : 2 ** Math.max(0, count) - 1;
         asm.kmovw(mask, mem(asm.constant(Uint16Array.of(bits))));
-        return { mask, lanes: undefined };
+        return { mask, lanes: undefined, count };
       }
       const counts = this.take("tail");
       asm.vpbroadcastd(counts, count.d);
       asm.vpcmpgtd(mask, counts, mem(asm.constant(iota)));
       this.release(counts);
-      return { mask, lanes: undefined };
+      return { mask, lanes: undefined, count: undefined };
     }
     const lanes = this.take("tail");
     if (typeof count === "number") {
@@ -230,7 +236,7 @@ export class VectorBuilder {
       asm.vpbroadcastd(lanes, lanes.x);
       asm.vpcmpgtd(lanes, lanes, mem(asm.constant(iota)));
     }
-    return { mask: undefined, lanes };
+    return { mask: undefined, lanes, count: typeof count === "number" ? count : undefined };
   }
 
   /** dst = the lanes of `tail` at `place`, zero elsewhere; memory outside is not touched. */
@@ -243,6 +249,16 @@ export class VectorBuilder {
   storeTail(place: Mem, src: Vec, tail: Tail): void {
     if (tail.mask) this.asm.vmovups(place, src, { mask: tail.mask });
     else this.asm.vmaskmovps(place, tail.lanes!, src);
+  }
+
+  /**
+   * Emits `body(first)` for each whole vector of `count` elements, and once more with a tail for what
+   * is left; straight-line code. `first` is the number of the vector's first element.
+   */
+  eachVector(count: number, body: (first: number, tail?: Tail) => void): void {
+    const whole = count - (count % this.lanes);
+    for (let first = 0; first < whole; first += this.lanes) body(first);
+    if (whole < count) this.scope(() => body(whole, this.tail(count - whole)));
   }
 
   /** Runs the code of `body` `counter` times (none if zero), counting the register down to zero. */
