@@ -1,58 +1,67 @@
 /** @file The operations of the row kernels; `reference.ts` says what each computes. */
-import { expPs, type Gpr, type Mem, mem, type Vec, type VectorBuilder } from "../codegen/index.ts";
-import { type Part, type RowKernel, type RowOperation, temporaries } from "./x86-rows.ts";
+import {
+  expPs,
+  type Gpr,
+  type Mem,
+  mem,
+  psFromBf16,
+  type Tail,
+  type Vec,
+  type VectorBuilder,
+} from "../codegen/index.ts";
+import { type RowKernel, type RowOperation, temporaries } from "./x86-rows.ts";
 
 const [t0, t1, t2, t3]: readonly Gpr[] = temporaries;
 
 /** y = x. */
 export const copy: RowOperation = {
   sources: 1,
-  vector(kernel, dst, disp, part) {
-    kernel.load(dst, kernel.source(0, disp), part);
+  vector(kernel, dst, disp, tail) {
+    kernel.v.load(dst, kernel.source(0, disp), tail);
   },
 };
 
 /** y = x, where x is bf16. */
 export const widen: RowOperation = {
   sources: 1,
-  vector(kernel, dst, disp, part) {
-    kernel.loadHalf(dst, kernel.halfSource(0, disp), part);
+  vector(kernel, dst, disp, tail) {
+    psFromBf16(kernel.v, dst, kernel.halfSource(0, disp), tail);
   },
 };
 
 /** y = x0 + x1. */
 export const add: RowOperation = {
   sources: 2,
-  vector(kernel, dst, disp, part) {
+  vector(kernel, dst, disp, tail) {
     const { asm, v } = kernel;
-    kernel.load(dst, kernel.source(0, disp), part);
-    v.scope(() => asm.vaddps(dst, dst, operand(kernel, kernel.source(1, disp), part)));
+    kernel.v.load(dst, kernel.source(0, disp), tail);
+    v.scope(() => asm.vaddps(dst, dst, operand(kernel, kernel.source(1, disp), tail)));
   },
 };
 
 /** y = x0 / (1 + exp(-x0)) * x1. */
 export const swiglu: RowOperation = {
   sources: 2,
-  vector(kernel, dst, disp, part) {
+  vector(kernel, dst, disp, tail) {
     const { asm, v } = kernel;
     v.scope(() => {
       const [gate, one] = v.take("swiglu", 2);
-      kernel.load(gate, kernel.source(0, disp), part);
+      kernel.v.load(gate, kernel.source(0, disp), tail);
       v.xor(dst, gate, v.u32(0x80000000));
       expPs(v, dst, dst);
       v.fill(one, 1);
       asm.vaddps(dst, dst, one);
       asm.vdivps(dst, gate, dst);
-      asm.vmulps(dst, dst, operand(kernel, kernel.source(1, disp), part));
+      asm.vmulps(dst, dst, operand(kernel, kernel.source(1, disp), tail));
     });
   },
 };
 
-/** The operand at `place`: memory as it is, or a part of it in a register that is taken. */
-function operand(kernel: RowKernel, place: Mem, part?: Part): Mem | Vec {
-  if (part === undefined) return place;
+/** The operand at `place`: memory as it is, or its tail in a register that is taken. */
+function operand(kernel: RowKernel, place: Mem, tail?: Tail): Mem | Vec {
+  if (tail === undefined) return place;
   const loaded = kernel.v.take("operand");
-  kernel.load(loaded, place, part);
+  kernel.v.load(loaded, place, tail);
   return loaded;
 }
 
@@ -116,11 +125,11 @@ export class RmsNorm implements RowOperation {
     });
   }
 
-  vector(kernel: RowKernel, dst: Vec, disp: number, part?: Part): void {
+  vector(kernel: RowKernel, dst: Vec, disp: number, tail?: Tail): void {
     const { asm, v } = kernel;
-    kernel.load(dst, kernel.source(0, disp), part);
+    kernel.v.load(dst, kernel.source(0, disp), tail);
     asm.vmulps(dst, dst, this.factor!);
-    v.scope(() => asm.vmulps(dst, dst, operand(kernel, kernel.source(1, disp), part)));
+    v.scope(() => asm.vmulps(dst, dst, operand(kernel, kernel.source(1, disp), tail)));
   }
 }
 
@@ -164,9 +173,9 @@ export class Combine implements RowOperation {
     kernel.addressOf(t3, "weights", "weightsStride", kernel.row);
   }
 
-  vector(kernel: RowKernel, dst: Vec, disp: number, part?: Part): void {
+  vector(kernel: RowKernel, dst: Vec, disp: number, tail?: Tail): void {
     const { asm, v } = kernel;
-    if (this.sources === 2) kernel.load(dst, kernel.source(1, disp), part);
+    if (this.sources === 2) kernel.v.load(dst, kernel.source(1, disp), tail);
     else v.zero(dst);
     for (let j = 0; j < this.k; j++) {
       v.scope(() => {
@@ -174,10 +183,10 @@ export class Combine implements RowOperation {
         asm.mov(t2, kernel.kept(8 * j));
         v.broadcast(weight, mem(t3, { disp: 4 * j }));
         // Not fused: the reference rounds the product.
-        asm.vmulps(weight, weight, operand(kernel, kernel.columnAt(t2, disp), part));
+        asm.vmulps(weight, weight, operand(kernel, kernel.columnAt(t2, disp), tail));
         asm.vaddps(dst, dst, weight);
       });
     }
-    v.scope(() => asm.vaddps(dst, dst, operand(kernel, kernel.source(0, disp), part)));
+    v.scope(() => asm.vaddps(dst, dst, operand(kernel, kernel.source(0, disp), tail)));
   }
 }

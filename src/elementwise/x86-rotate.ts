@@ -20,10 +20,11 @@ import {
   rdi,
   rdx,
   rsi,
+  storeWords,
+  type Tail,
   type Vec,
   VectorBuilder,
 } from "../codegen/index.ts";
-import { type Part, storeHalves } from "./x86-rows.ts";
 
 /** Byte offsets of the arguments, 64 bits each; strides in bytes. */
 export const rotateArguments = {
@@ -124,18 +125,6 @@ function angleOffsets(v: VectorBuilder, dim: number): [cos: number, sin: number]
   return [0, Math.ceil(dim / v.lanes) * v.vectorBytes];
 }
 
-/** Runs `body` for each vector of `dim` elements. */
-function eachVector(
-  v: VectorBuilder,
-  dim: number,
-  body: (element: number, part?: Part) => void,
-): void {
-  const whole = Math.floor(dim / v.lanes);
-  for (let i = 0; i < whole; i++) body(i * v.lanes);
-  const count = dim % v.lanes;
-  if (count > 0) v.scope(() => body(whole * v.lanes, { count, tail: v.tail(count) }));
-}
-
 /** Writes to scratch c0 c0 c1 c1 ... and -s0 s0 -s1 s1 ... of the angles at `angles`. */
 function emitAngles(v: VectorBuilder, dim: number, angles: Gpr, scratch: Gpr): void {
   const { asm } = v;
@@ -167,17 +156,16 @@ function emitAngles(v: VectorBuilder, dim: number, angles: Gpr, scratch: Gpr): v
 function emitHead(v: VectorBuilder, spec: RotateSpec, from: Gpr, to: Gpr, scratch: Gpr): void {
   const { asm } = v;
   const [cos, sin] = angleOffsets(v, spec.dim);
-  eachVector(v, spec.dim, (element, part) => {
+  v.eachVector(spec.dim, (element, tail) => {
     v.scope(() => {
       const [x, swapped] = v.take("rotate", 2);
       const at = (base: Gpr, offset: number) => mem(base, { disp: offset + 4 * element });
-      if (part) v.loadTail(x, at(from, 0), part.tail);
-      else v.load(x, at(from, 0));
+      v.load(x, at(from, 0), tail);
       asm.vpermilps(swapped, x, 0b10_11_00_01);
       asm.vmulps(x, x, at(scratch, cos));
       asm.vmulps(swapped, swapped, at(scratch, sin));
       asm.vaddps(x, x, swapped);
-      storeResult(v, spec, to, element, x, part);
+      storeResult(v, spec, to, element, x, tail);
     });
   });
 }
@@ -188,16 +176,14 @@ function storeResult(
   to: Gpr,
   element: number,
   result: Vec,
-  part?: Part,
+  tail?: Tail,
 ): void {
   if (spec.to === "bf16") {
     bf16FromPs(v, v.half(result), result);
-    storeHalves(v, mem(to, { disp: 2 * element }), result, part);
+    storeWords(v, mem(to, { disp: 2 * element }), v.half(result), tail);
     return;
   }
-  const place = mem(to, { disp: 4 * element });
-  if (part) v.storeTail(place, result, part.tail);
-  else v.store(place, result);
+  v.store(mem(to, { disp: 4 * element }), result, tail);
 }
 
 /** Byte offsets of the arguments of `emitGather`, 64 bits each; strides in bytes. */

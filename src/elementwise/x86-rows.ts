@@ -28,6 +28,7 @@ import {
   reduceMaxPs,
   roundToE4m3,
   rsi,
+  storeWords,
   type Tail,
   type Vec,
   VectorBuilder,
@@ -66,12 +67,6 @@ export interface RowSpec {
   readonly indexed: "no" | "sink" | "source";
 }
 
-/** The first `count` lanes of a vector. */
-export interface Part {
-  readonly count: number;
-  readonly tail: Tail;
-}
-
 /** An operation on rows: it emits code that gives the results of a row, a vector at a time. */
 export interface RowOperation {
   /** Float32 (or other) rows that it reads as `source(0)` and `source(1)`. */
@@ -81,7 +76,7 @@ export interface RowOperation {
   /** Emits what a row needs before its first vector. May use the registers that `temporaries` names. */
   startRow?(kernel: RowKernel): void;
   /** Emits dst = the results at the current column plus `disp`. */
-  vector(kernel: RowKernel, dst: Vec, disp: number, part?: Part): void;
+  vector(kernel: RowKernel, dst: Vec, disp: number, tail?: Tail): void;
 }
 
 /** Registers that an operation may use between vectors; `column` is the frame's while vectors run. */
@@ -135,28 +130,6 @@ export class RowKernel {
   /** The same at `base`. */
   columnAt(base: Gpr, disp: number): Mem {
     return mem(base, { index: column, scale: 4, disp: 4 * disp });
-  }
-
-  /** dst = the float32 operands at `place`, zeros beyond the part. */
-  load(dst: Vec, place: Mem, part?: Part): void {
-    if (part) this.v.loadTail(dst, place, part.tail);
-    else this.v.load(dst, place);
-  }
-
-  /** dst = the bf16 operands at `place` as float32, zeros beyond the part. */
-  loadHalf(dst: Vec, place: Mem, part?: Part): void {
-    const { asm, v } = this;
-    if (part === undefined) {
-      asm.vpmovzxwd(dst, place);
-    } else if (part.tail.mask) {
-      asm.vpmovzxwd(dst, place, { mask: part.tail.mask, zero: true });
-    } else {
-      // AVX2 has no load of a part of a vector of 16-bit numbers.
-      v.zero(dst);
-      for (let i = 0; i < part.count; i++) asm.vpinsrw(dst.x, dst.x, place.plus(2 * i).d, i);
-      asm.vpmovzxwd(dst, dst.x);
-    }
-    asm.vpslld(dst, dst, 16);
   }
 
   /** The code of the kernel. */
@@ -215,15 +188,6 @@ export class RowKernel {
     if (spec.sink.startsWith("f8")) this.addressOf(scales, "scales", "scalesStride", sinkRow);
   }
 
-  /** Runs `body` for each vector of the first `columns` columns from the current one on. */
-  private eachVector(columns: number, body: (disp: number, part?: Part) => void): void {
-    const { v } = this;
-    const whole = Math.floor(columns / v.lanes);
-    for (let i = 0; i < whole; i++) body(i * v.lanes);
-    const count = columns % v.lanes;
-    if (count > 0) v.scope(() => body(whole * v.lanes, { count, tail: v.tail(count) }));
-  }
-
   /** Runs `body` for runs of `step` columns, as a loop, and once for what is left. */
   eachRun(step: number, body: (columns: number) => void): void {
     const { asm } = this;
@@ -249,27 +213,26 @@ export class RowKernel {
       return;
     }
     this.eachRun(4 * v.lanes, (columns) => {
-      this.eachVector(columns, (disp, part) => {
+      v.eachVector(columns, (disp, tail) => {
         v.scope(() => {
           const result = v.take("result");
-          this.operation.vector(this, result, disp, part);
-          if (spec.sink === "f32") this.storeSingle(result, disp, part);
-          else this.storeHalf(result, disp, part);
+          this.operation.vector(this, result, disp, tail);
+          if (spec.sink === "f32") this.storeSingle(result, disp, tail);
+          else this.storeHalf(result, disp, tail);
         });
       });
     });
   }
 
-  private storeSingle(result: Vec, disp: number, part?: Part): void {
+  private storeSingle(result: Vec, disp: number, tail?: Tail): void {
     const place = mem(values, { index: column, scale: 4, disp: 4 * disp });
-    if (part) this.v.storeTail(place, result, part.tail);
-    else this.v.store(place, result);
+    this.v.store(place, result, tail);
   }
 
-  private storeHalf(result: Vec, disp: number, part?: Part): void {
+  private storeHalf(result: Vec, disp: number, tail?: Tail): void {
     const { v } = this;
     bf16FromPs(v, v.half(result), result);
-    storeHalves(v, mem(values, { index: column, scale: 2, disp: 2 * disp }), result, part);
+    storeWords(v, mem(values, { index: column, scale: 2, disp: 2 * disp }), v.half(result), tail);
   }
 
   /** One group of an e4m3 sink: its results to scratch, its scale, then the rounded quotients. */
@@ -283,11 +246,11 @@ export class RowKernel {
         v.zero(scale);
         v.store(mem(scratch, { disp: 4 * disp }), scale);
       }
-      this.eachVector(columns, (disp, part) => {
+      v.eachVector(columns, (disp, tail) => {
         v.scope(() => {
           const result = v.take("result");
-          this.operation.vector(this, result, disp, part);
-          if (part) clearBeyond(v, result, part);
+          this.operation.vector(this, result, disp, tail);
+          if (tail) clearBeyond(v, result, tail);
           v.store(mem(scratch, { disp: 4 * disp }), result);
           absPs(v, result, result);
           // The maximum of a NaN and a number is the second operand: a NaN takes no part.
@@ -333,16 +296,8 @@ export class RowKernel {
   }
 }
 
-/** Stores the 16-bit numbers in the lower half of `src`, or a part of them. */
-export function storeHalves(v: VectorBuilder, place: Mem, src: Vec, part?: Part): void {
-  const { asm } = v;
-  if (part === undefined) asm.vmovups(place, v.half(src));
-  else if (part.tail.mask) asm.vmovdqu16(place, v.half(src), { mask: part.tail.mask });
-  else for (let i = 0; i < part.count; i++) asm.vpextrw(place.plus(2 * i).d, src.x, i);
-}
-
-/** Lanes of `vec` beyond the part become zero. */
-function clearBeyond(v: VectorBuilder, vec: Vec, part: Part): void {
-  if (part.tail.mask) v.asm.vmovaps(vec, vec, { mask: part.tail.mask, zero: true });
-  else v.and(vec, vec, part.tail.lanes!);
+/** Lanes of `vec` beyond the tail become zero. */
+function clearBeyond(v: VectorBuilder, vec: Vec, tail: Tail): void {
+  if (tail.mask) v.asm.vmovaps(vec, vec, { mask: tail.mask, zero: true });
+  else v.and(vec, vec, tail.lanes!);
 }

@@ -216,23 +216,12 @@ class MlaKernel {
       v.scope(() => {
         const zero = v.take("zero");
         v.zero(zero);
-        this.eachVector((disp, tail) => {
-          const place = mem(out, { disp });
-          if (tail) v.storeTail(place, zero, tail);
-          else v.store(place, zero);
+        v.eachVector(spec.headDimV, (first, tail) => {
+          v.store(mem(out, { disp: 4 * first }), zero, tail);
         });
       });
       asm.add(out, 4 * spec.outStride);
     });
-  }
-
-  /** Runs `body` for each vector of a row of results, the last with its tail where it is a part. */
-  private eachVector(body: (disp: number, tail?: ReturnType<VectorBuilder["tail"]>) => void): void {
-    const { v, spec } = this;
-    const whole = Math.floor(spec.headDimV / v.lanes);
-    for (let i = 0; i < whole; i++) body(i * v.vectorBytes);
-    const rest = spec.headDimV % v.lanes;
-    if (rest > 0) v.scope(() => body(whole * v.vectorBytes, v.tail(rest)));
   }
 
   private emitBlocks(): void {
@@ -461,12 +450,11 @@ class MlaKernel {
       v.scope(() => {
         const [factor, value] = v.take("scaled", 2);
         v.broadcast(factor, mem(rsi));
-        this.eachVector((disp, tail) => {
-          const place = mem(rdi, { disp });
-          if (tail) v.loadTail(value, place, tail);
-          asm.vmulps(value, factor, tail ? value : place);
-          if (tail) v.storeTail(place, value, tail);
-          else v.store(place, value);
+        v.eachVector(spec.headDimV, (first, tail) => {
+          const place = mem(rdi, { disp: 4 * first });
+          v.load(value, place, tail);
+          asm.vmulps(value, value, factor);
+          v.store(place, value, tail);
         });
       });
       asm.add(rdi, 4 * spec.outStride);

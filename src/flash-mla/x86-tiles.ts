@@ -12,6 +12,7 @@ import {
   type Isa,
   type Mem,
   mem,
+  psFromBf16,
   rax,
   rcx,
   rdi,
@@ -54,37 +55,10 @@ export function cacheBytes(spec: MlaKernelSpec): number {
   return spec.dtype === "bf16" ? 2 : 4;
 }
 
-/** A part of a vector: its first `count` lanes. */
-interface Part {
-  readonly count: number;
-  readonly tail: Tail;
-}
-
-/** dst = the float32 or bf16 numbers of the cache at `place`, as float32; zeros beyond `part`. */
-function loadCache(v: VectorBuilder, spec: MlaKernelSpec, dst: Vec, place: Mem, part?: Part): void {
-  const { asm } = v;
-  if (spec.dtype === "f32") {
-    if (part === undefined) v.load(dst, place);
-    else v.loadTail(dst, place, part.tail);
-    return;
-  }
-  if (part === undefined) {
-    asm.vpmovzxwd(dst, place);
-  } else if (part.tail.mask !== undefined) {
-    asm.vpmovzxwd(dst, place, { mask: part.tail.mask, zero: true });
-  } else {
-    // AVX2 cannot load a part of a vector of 16-bit numbers: one by one.
-    v.zero(dst);
-    for (let i = 0; i < part.count; i++) asm.vpinsrw(dst.x, dst.x, place.plus(2 * i).d, i);
-    asm.vpmovzxwd(dst, dst.x);
-  }
-  asm.vpslld(dst, dst, 16);
-}
-
-/** Runs `body` with the part of a vector that is left of `size` elements, if any. */
-function withPart(v: VectorBuilder, size: number, body: (part: Part) => void): void {
-  const count = size % v.lanes;
-  if (count > 0) v.scope(() => body({ count, tail: v.tail(count) }));
+/** dst = the float32 or bf16 numbers of the cache at `place`, as float32; zeros beyond `tail`. */
+function loadCache(v: VectorBuilder, spec: MlaKernelSpec, dst: Vec, place: Mem, tail?: Tail): void {
+  if (spec.dtype === "f32") v.load(dst, place, tail);
+  else psFromBf16(v, dst, place, tail);
 }
 
 /** Vectors of the loop over dimensions that make one turn of it. */
@@ -124,15 +98,14 @@ export function emitScoreTile(v: VectorBuilder, spec: MlaKernelSpec, rows: numbe
     const keys = v.take("keys", tileKeys);
     const query = v.take("query");
     for (const sum of sums) v.zero(sum);
-    const step = (index: number, part?: Part): void => {
+    const step = (index: number, tail?: Tail): void => {
       keys.forEach((key, i) => {
         const disp = i * rowBytes + index * vectorBytes;
-        loadCache(v, spec, key, mem(rsi, { disp }), part);
+        loadCache(v, spec, key, mem(rsi, { disp }), tail);
       });
       for (let row = 0; row < rows; row++) {
         const place = mem(rdi, { disp: 4 * row * spec.qStride + index * v.vectorBytes });
-        if (part === undefined) v.load(query, place);
-        else v.loadTail(query, place, part.tail);
+        v.load(query, place, tail);
         keys.forEach((key, i) => {
           v.fma(sums[i * groupRows(v) + row], query, key);
         });
@@ -144,7 +117,8 @@ export function emitScoreTile(v: VectorBuilder, spec: MlaKernelSpec, rows: numbe
       asm.add(rsi, steps * vectorBytes);
     };
     emitSteps(asm, Math.floor(spec.dimQk / v.lanes), step, advance);
-    withPart(v, spec.dimQk, (part) => step(0, part));
+    const rest = spec.dimQk % v.lanes;
+    if (rest > 0) v.scope(() => step(0, v.tail(rest)));
     addLanes(v, sums, query);
     v.store(to, sums[0]);
   });
@@ -212,34 +186,33 @@ export function emitValueTile(
 ): void {
   const { asm } = v;
   const { out, values, weights, count } = valueTile;
-  const whole = Math.floor(elements / v.lanes);
   const vectors = Math.ceil(elements / v.lanes);
-  const emit = (part?: Part): void => {
-    const partOf = (vector: number) => (vector < whole ? undefined : part);
+  const rest = elements % v.lanes;
+  v.scope(() => {
+    const tail = rest > 0 ? v.tail(rest) : undefined;
+    const tailOf = (vector: number) => (vector === vectors - 1 ? tail : undefined);
     const sums = v.take("sums", rows * vectors);
     const loaded = v.take("values", vectors);
     const weight = v.take("weight");
     const eachSum = (
-      visit: (sum: Vec, place: Mem, part: Part | undefined) => void,
-      row: number,
+      visit: (sum: Vec, place: Mem, tail: Tail | undefined, row: number) => void,
     ) => {
-      for (let i = 0; i < vectors; i++) {
-        const disp = 4 * row * spec.outStride + i * v.vectorBytes;
-        visit(sums[row * vectors + i], mem(out, { disp }), partOf(i));
-      }
+      sums.forEach((sum, i) => {
+        const [row, vector] = [Math.floor(i / vectors), i % vectors];
+        const disp = 4 * row * spec.outStride + vector * v.vectorBytes;
+        visit(sum, mem(out, { disp }), tailOf(vector), row);
+      });
     };
-    for (let row = 0; row < rows; row++) {
+    eachSum((sum, place, part, row) => {
       v.broadcast(weight, scales.plus(4 * row));
-      eachSum((sum, place, rest) => {
-        if (rest) v.loadTail(sum, place, rest.tail);
-        asm.vmulps(sum, weight, rest ? sum : place);
-      }, row);
-    }
+      if (part) v.load(sum, place, part);
+      asm.vmulps(sum, weight, part ? sum : place);
+    });
     asm.align(32);
     const loop = asm.here("keys");
     loaded.forEach((value, i) => {
       const disp = i * v.lanes * cacheBytes(spec);
-      loadCache(v, spec, value, mem(values, { disp }), partOf(i));
+      loadCache(v, spec, value, mem(values, { disp }), tailOf(i));
     });
     for (let row = 0; row < rows; row++) {
       v.broadcast(weight, mem(weights, { disp: 4 * row }));
@@ -251,15 +224,6 @@ export function emitValueTile(
     asm.add(weights, 4 * groupRows(v));
     asm.dec(count.d);
     asm.jne(loop);
-    for (let row = 0; row < rows; row++) {
-      eachSum((sum, place, rest) => {
-        if (rest) v.storeTail(place, sum, rest.tail);
-        else v.store(place, sum);
-      }, row);
-    }
-  };
-  v.scope(() => {
-    if (whole === vectors) emit();
-    else withPart(v, elements, emit);
+    eachSum((sum, place, part) => v.store(place, sum, part));
   });
 }
