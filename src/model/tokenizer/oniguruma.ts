@@ -21,7 +21,7 @@ export function fromOniguruma(pattern: string): RegExp {
 const sets: Readonly<Record<string, string>> = {
   s: "\\p{White_Space}",
   d: "\\p{Nd}",
-  w: "\\p{L}\\p{M}\\p{Nd}\\p{Pc}",
+  w: "\\p{L}\\p{M}\\p{N}\\p{Pc}",
   h: "0-9A-Fa-f",
 };
 

@@ -63,12 +63,14 @@ export function preTokenizerOf(json: unknown): PreTokenizer {
 function stepsOf(json: unknown, field: string, found: { byteLevel: boolean }): Step[] {
   const result = stepSchema.safeParse(json);
   if (!result.success) {
-    const type = (json as { type?: unknown } | null)?.type;
+    const { type } = (json ?? {}) as { type?: unknown };
     const [issue] = result.error.issues;
-    const where = [field, ...issue.path.map(String)].join(".");
-    throw invalid(
-      `${where} of type ${JSON.stringify(type) ?? "none"} is not supported (${issue.message}); Sequence, Split, Digits and ByteLevel are`,
-    );
+    if (issue.path[0] === "type" || issue.path.length === 0) {
+      const given = type === undefined ? "none" : JSON.stringify(type);
+      const known = "Sequence, Split, Digits and ByteLevel";
+      throw invalid(`${field} of type ${given} is not supported; ${known} are`);
+    }
+    throw invalid(`${[field, ...issue.path].map(String).join(".")} is wrong (${issue.message})`);
   }
   const step = result.data;
   switch (step.type) {
