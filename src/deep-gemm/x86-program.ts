@@ -15,18 +15,12 @@
 import {
   Assembler,
   type Gpr,
-  hasAvx512,
-  k1,
-  k2,
-  k3,
-  k4,
   type Label,
   type Mem,
   mem,
   r8,
   r9,
   r10,
-  r11,
   r12,
   r13,
   r14,
@@ -39,12 +33,10 @@ import {
   rdx,
   rsi,
   rsp,
-  type Vec,
-  ymm,
-  zmm,
 } from "../codegen/index.ts";
-import { panelColumns } from "./layout.ts";
 import { emitDecode } from "./x86-decode.ts";
+import { type Program, recordWords } from "./x86-record.ts";
+import { emitClear, emitStore } from "./x86-store.ts";
 import {
   activationStepBytes,
   blockSteps,
@@ -59,64 +51,6 @@ import {
   tileArguments,
   tileRows,
 } from "./x86-tile.ts";
-
-/** Places of a group's record, in 64-bit words; strides are bytes, addresses absolute. */
-export const recordWords = {
-  program: 0,
-  a: 1,
-  aStride: 2,
-  aScales: 3,
-  aScaleStride: 4,
-  b: 5,
-  panelBytes: 6,
-  bScales: 7,
-  bScaleStride: 8,
-  /** int32 `[panels]`: columns that exist. */
-  widths: 9,
-  d: 10,
-  dStride: 11,
-  m: 12,
-  rowsPerTask: 13,
-  panels: 14,
-  panelsPerTask: 15,
-  /** Tasks side by side: panels / panelsPerTask, rounded up. */
-  panelTasks: 16,
-  k: 17,
-  /** 1 to add to D, 0 to overwrite it. */
-  accumulate: 18,
-} as const;
-
-/** 64-bit words of a record. */
-export const recordLength: 20 = 20;
-/** Machine code and the offset at which it is entered. */
-export interface Program {
-  readonly code: Uint8Array;
-  readonly entry: number;
-}
-
-/**
- * The kernel that is launched: finds a task's group and jumps to the group's program.
- * Arguments: `[address of int32 ends of each group's tasks, address of the first record]`.
- */
-export function emitDispatcher(): Program {
-  const asm = new Assembler();
-  const [ends, start] = [rax, rcx];
-  asm.mov(ends, mem(rdi));
-  asm.mov(rdi, mem(rdi, { disp: 8 }));
-  asm.xor(start.d, start.d);
-  const [next, found] = [asm.here("next"), asm.label("found")];
-  asm.mov(r8.d, mem(ends));
-  asm.cmp(rsi.d, r8.d);
-  asm.jb(found);
-  asm.mov(start.d, r8.d);
-  asm.add(ends, 4);
-  asm.add(rdi, recordLength * 8);
-  asm.jmp(next);
-  asm.bind(found);
-  asm.sub(rsi.d, start.d);
-  asm.jmp(mem(rdi, { disp: recordWords.program * 8 }));
-  return { code: asm.finish(), entry: 0 };
-}
 
 /** The program of a task for `spec`: entered with rdi = record, rsi = task of the group, rdx = scratch. */
 export function emitProgram(spec: KernelSpec): Program {
@@ -184,17 +118,15 @@ interface Tiles {
 class TaskProgram {
   private readonly asm: Assembler = new Assembler();
   private readonly spec: KernelSpec;
-  private readonly wide: boolean;
   private readonly base: Label;
 
   constructor(spec: KernelSpec) {
     this.spec = spec;
-    this.wide = hasAvx512(spec.isa);
     this.base = this.asm.here("base");
   }
 
   emit(): Program {
-    const { asm } = this;
+    const { asm, spec } = this;
     const tiles = this.emitTiles();
     asm.align(64);
     const entry = asm.offset;
@@ -203,7 +135,10 @@ class TaskProgram {
     this.findTask();
     this.cutRows();
     const panel = asm.here("panel");
-    this.clearTotals();
+    asm.mov(rax, local("scratch"));
+    asm.add(rax, keptBytes);
+    asm.mov(rcx, local("rows"));
+    emitClear(asm, spec.isa, { totals: rax, rows: rcx });
     this.walkDepth(tiles);
     this.storeTotals();
     this.nextPanel(panel);
@@ -245,9 +180,9 @@ class TaskProgram {
     asm.mov(local("scratch"), rdx);
     asm.mov(rax.d, rsi.d);
     asm.xor(rdx.d, rdx.d);
-    asm.div(word("panelTasks"));
-    asm.mov(row, rax);
-    asm.mov(panel, rdx);
+    asm.div(word("rowTasks"));
+    asm.mov(panel, rax);
+    asm.mov(row, rdx);
     asm.imul(row, word("rowsPerTask"));
     asm.imul(panel, word("panelsPerTask"));
     const place = (to: Mem, start: Mem, index: Gpr, stride: Mem) => {
@@ -298,27 +233,6 @@ class TaskProgram {
     asm.div(divisor);
     asm.mov(local("baseRows"), rax);
     asm.mov(local("tallBlocks"), rdx);
-  }
-
-  /** The vectors of 64 columns, each with its offset in bytes. */
-  private get columns(): [Vec, number][] {
-    return Array.from({ length: this.wide ? 4 : 8 }, (_, i) =>
-      this.wide ? [zmm(i), i * 64] : [ymm(i), i * 32],
-    );
-  }
-
-  private clearTotals(): void {
-    const { asm } = this;
-    const [totals, rows] = [rax, rcx];
-    const zero = this.columns[0][0];
-    asm.mov(totals, local("scratch"));
-    asm.mov(rows, local("rows"));
-    asm.vxorps(zero.x, zero.x, zero.x);
-    const next = asm.here("clear");
-    for (const [, disp] of this.columns) asm.vmovups(mem(totals, { disp: keptBytes + disp }), zero);
-    asm.add(totals, stepBytes);
-    asm.dec(rows);
-    asm.jne(next);
   }
 
   private walkDepth(tiles: Tiles): void {
@@ -404,9 +318,8 @@ class TaskProgram {
     asm.lea(table, mem(this.base));
     asm.add(rax, table);
     asm.mov(local("tileCode"), rax);
-    this.prefetchNextBlock();
+    this.prefetch();
     asm.mov(a, local("tileA"));
-    this.prefetchNextRows();
     asm.mov(totals, local("tileTotals"));
     asm.mov(keep, local("scratch"));
     asm.mov(steps, local("steps"));
@@ -428,35 +341,25 @@ class TaskProgram {
   }
 
   /**
-   * Asks for a share of the next block of B, so that memory is as busy during the other row blocks as
-   * during the first, which reads the block. Panels follow each other, so there is a next one nearly
-   * always; a request beyond the end does no harm.
+   * Asks for a share of the next block of B, where there are several row blocks, so that memory is as
+   * busy during the others as during the first, which reads the block. Panels follow each other in
+   * the stream; requests beyond its end do no harm.
    */
-  private prefetchNextBlock(): void {
+  private prefetch(): void {
     const { asm } = this;
+    const done = asm.label("asked");
+    asm.cmp(local("rowBlocks"), 1);
+    asm.je(done);
     const [lines, place] = [rcx, rax];
     asm.mov(lines, local("prefetchLines"));
     asm.mov(place, local("prefetchAt"));
-    const next = asm.here("prefetch");
+    const next = asm.here("ask");
     asm.prefetcht1(mem(place, { disp: this.bBlockBytes }));
     asm.add(place, 64);
     asm.dec(lines);
     asm.jne(next);
     asm.mov(local("prefetchAt"), place);
-  }
-
-  /** Asks for A of the row block after this one; its rows are too far apart for the processor to. */
-  private prefetchNextRows(): void {
-    const { asm } = this;
-    const { a, aStride } = tileArguments;
-    const [next, bytes] = [rcx, this.aBlockBytes];
-    asm.mov(next, local("tileRows"));
-    asm.imul(next, aStride);
-    asm.add(next, a);
-    for (let row = 0; row < tileRows; row++) {
-      for (let disp = 0; disp < bytes; disp += 64) asm.prefetcht0(mem(next, { disp }));
-      asm.add(next, aStride);
-    }
+    asm.bind(done);
   }
 
   /** Sets `table`, and the tile's `b`. */
@@ -478,82 +381,15 @@ class TaskProgram {
   /** D (+)= totals for the panel's columns. */
   private storeTotals(): void {
     const { asm } = this;
-    const width = rax;
-    asm.mov(width, local("width"));
-    asm.movsxd(width, mem(width));
-    const [partial, done] = [asm.label("partial"), asm.label("stored")];
-    asm.cmp(width.d, panelColumns);
-    asm.jne(partial);
-    this.storeRows(false, done);
-    asm.bind(partial);
-    this.storeRows(true, done);
-    asm.bind(done);
-  }
-
-  private storeRows(partial: boolean, done: Label): void {
-    const { asm } = this;
-    const add = asm.label("add");
-    const [rows, totals, d, dStride] = [rcx, r8, r9, r10];
-    asm.mov(rows, local("rows"));
-    asm.mov(totals, local("scratch"));
-    asm.add(totals, keptBytes);
-    asm.mov(d, local("d"));
-    asm.mov(dStride, word("dStride"));
-    if (partial) this.findMasks();
-    asm.cmp(word("accumulate"), 0);
-    asm.jne(add);
-    for (const accumulate of [false, true]) {
-      if (accumulate) asm.bind(add);
-      const next = asm.here("store");
-      this.columns.forEach(([vector, disp], i) => {
-        asm.vmovups(vector, mem(totals, { disp }));
-        this.storeVector(vector, mem(d, { disp }), accumulate, partial ? i : undefined);
-      });
-      asm.add(totals, stepBytes);
-      asm.add(d, dStride);
-      asm.dec(rows);
-      asm.jne(next);
-      asm.jmp(done);
-    }
-  }
-
-  /** Masks of the columns that exist, from the width in rax: k1 to k4, or a pointer into a table. */
-  private findMasks(): void {
-    const { asm } = this;
-    if (this.wide) {
-      asm.mov(r11, -1);
-      asm.bzhi(r11, r11, rax);
-      for (const mask of [k1, k2, k3, k4]) {
-        asm.kmovw(mask, r11.d);
-        asm.shr(r11, 16);
-      }
-    } else {
-      const ones = new Int32Array(2 * panelColumns).fill(-1, 0, panelColumns);
-      asm.lea(r11, mem(asm.constant(ones)));
-      asm.shl(rax, 2);
-      asm.sub(r11, rax);
-      asm.add(r11, 4 * panelColumns);
-    }
-  }
-
-  private storeVector(vector: Vec, place: Mem, accumulate: boolean, maskIndex?: number): void {
-    const { asm } = this;
-    if (maskIndex === undefined) {
-      if (accumulate) asm.vaddps(vector, vector, place);
-      asm.vmovups(place, vector);
-    } else if (this.wide) {
-      const mask = [k1, k2, k3, k4][maskIndex];
-      if (accumulate) asm.vaddps(vector, vector, place, { mask });
-      asm.vmovups(place, vector, { mask });
-    } else {
-      const [mask, before] = [ymm(8), ymm(9)];
-      asm.vmovups(mask, mem(r11, { disp: maskIndex * 32 }));
-      if (accumulate) {
-        asm.vmaskmovps(before, mask, place);
-        asm.vaddps(vector, vector, before);
-      }
-      asm.vmaskmovps(place, mask, vector);
-    }
+    const places = { totals: r8, rows: rcx, d: r9, dStride: r10, width: rax };
+    asm.mov(places.totals, local("scratch"));
+    asm.add(places.totals, keptBytes);
+    asm.mov(places.rows, local("rows"));
+    asm.mov(places.d, local("d"));
+    asm.mov(places.dStride, word("dStride"));
+    asm.mov(places.width, local("width"));
+    asm.movsxd(places.width, mem(places.width));
+    emitStore(asm, this.spec.isa, places, word("accumulate"));
   }
 
   private nextPanel(panel: Label): void {

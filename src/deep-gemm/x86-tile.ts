@@ -133,11 +133,8 @@ const unrolled = 4;
 
 /** bf16 codes of the e4m3 codes 0 to 127; the sign is put in afterwards. */
 const bf16OfCode = Array.from({ length: 128 }, (_, code) => f32ToBf16(f8e4m3ToF32(code)));
-/** Their high and low bytes, in halves, as a permutation of two 64-byte registers wants them. */
-const [highBytes, lowBytes] = [8, 0].map((shift) => {
-  const bytes = bf16OfCode.map((bits) => (bits >> shift) & 255);
-  return [bytes.slice(0, 64), bytes.slice(64)];
-});
+const highBytes = Uint8Array.from(bf16OfCode, (bits) => bits >> 8);
+const lowBytes = Uint8Array.from(bf16OfCode, (bits) => bits & 255);
 /** A truth table of `vpternlogd`: first | (second & third). */
 const orAnd = 0xf8;
 
@@ -163,6 +160,11 @@ class Tile {
   private readonly group: number;
   /** Whether pairs are multiplied by `vdpbf16ps`. */
   private readonly isDot: boolean;
+  // Constants in memory: tables of 128 bytes, and masks of 32 bits.
+  private readonly highBytes: Label;
+  private readonly lowBytes: Label;
+  private readonly signs: Label;
+  private readonly upperHalves: Label;
 
   constructor(asm: Assembler, spec: KernelSpec, rows: number, source: Source) {
     this.asm = asm;
@@ -174,6 +176,10 @@ class Tile {
     this.vectors = this.wide ? 4 : rows === 1 ? 8 : rows === 2 ? 4 : 2;
     this.group = this.wide && !this.decodes ? 4 : 2;
     this.isDot = spec.isa === "avx512-bf16" && spec.activation !== "f32";
+    this.highBytes = asm.constant(highBytes);
+    this.lowBytes = asm.constant(lowBytes);
+    this.signs = asm.constant(Uint32Array.of(0x80808080));
+    this.upperHalves = asm.constant(Uint32Array.of(0xffff0000));
   }
 
   private get decodes(): boolean {
@@ -225,10 +231,10 @@ class Tile {
   private loadConstants(): void {
     const { asm } = this;
     if (this.decodes) {
-      asm.vmovups(this.highTable, mem(asm.constant(Uint8Array.from(highBytes[0]))));
-      asm.vmovups(this.lowTable, mem(asm.constant(Uint8Array.from(lowBytes[0]))));
+      asm.vmovups(this.highTable, mem(this.highBytes));
+      asm.vmovups(this.lowTable, mem(this.lowBytes));
     } else if (isPaired(this.spec) && !this.isDot) {
-      asm.vbroadcastss(this.upperHalf, mem(asm.constant(Uint32Array.of(0xffff0000))));
+      asm.vbroadcastss(this.upperHalf, mem(this.upperHalves));
     }
   }
 
@@ -366,7 +372,7 @@ class Tile {
     targets.forEach((target, i) => {
       const pairs = from(i);
       if (this.wide && !("base" in pairs)) {
-        asm.vpandd(target, pairs, bcst(mem(asm.constant(Uint32Array.of(0xffff0000)))));
+        asm.vpandd(target, pairs, bcst(mem(this.upperHalves)));
       } else if (this.wide) {
         asm.vpandd(target, this.upperHalf, pairs);
       } else {
@@ -412,10 +418,9 @@ class Tile {
     const [high, low, codes] = [this.spare(0), this.spare(1), this.spare(2)];
     const place = mem(b, { disp: step * this.bStepBytes + first * 32 });
     for (const register of [codes, high, low]) asm.vmovdqu32(register, place);
-    asm.vpermi2b(high, this.highTable, mem(asm.constant(Uint8Array.from(highBytes[1]))));
-    asm.vpermi2b(low, this.lowTable, mem(asm.constant(Uint8Array.from(lowBytes[1]))));
-    const signs = bcst(mem(asm.constant(Uint32Array.of(0x80808080))));
-    asm.vpternlogd(high, codes, signs, orAnd);
+    asm.vpermi2b(high, this.highTable, mem(this.highBytes, { disp: 64 }));
+    asm.vpermi2b(low, this.lowTable, mem(this.lowBytes, { disp: 64 }));
+    asm.vpternlogd(high, codes, bcst(mem(this.signs)), orAnd);
     asm.vpunpcklbw(codes, low, high);
     asm.vpunpckhbw(high, low, high);
     if (this.source !== "keep") return;

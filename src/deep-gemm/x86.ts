@@ -7,13 +7,8 @@ import { ArgumentBlock, type Device, type Isa } from "../device/index.ts";
 import { chunksOfRows, shapeTasks, type TaskShape, totalsBytesMax } from "./heuristics.ts";
 import type { PackedMatrix } from "./pack.ts";
 import type { GemmGroup } from "./types.ts";
-import {
-  emitDispatcher,
-  emitProgram,
-  type Program,
-  recordLength,
-  recordWords,
-} from "./x86-program.ts";
+import { emitProgram } from "./x86-program.ts";
+import { emitDispatcher, type Program, recordLength, recordWords } from "./x86-record.ts";
 import { type KernelSpec, keptBytes } from "./x86-tile.ts";
 
 const recordBytes = recordLength * 8;
@@ -72,7 +67,7 @@ class Launcher {
     const { panels, panelBytes } = b;
     shapeTasks(shape, m, panels, panelBytes, allPanels, this.device.threads);
     const { rowsPerTask, panelsPerTask } = shape;
-    const panelTasks = Math.ceil(panels / panelsPerTask);
+    const rowTasks = Math.ceil(m / rowsPerTask);
     records.setAddress(at + recordWords.program * 8, this.programOf(b));
     records.setAddress(at + recordWords.a * 8, a.values.address);
     records.setInt64(at + recordWords.aStride * 8, a.values.stride * (a.type === "f32" ? 4 : 2));
@@ -90,10 +85,10 @@ class Launcher {
     records.setInt64(at + recordWords.rowsPerTask * 8, rowsPerTask);
     records.setInt64(at + recordWords.panels * 8, panels);
     records.setInt64(at + recordWords.panelsPerTask * 8, panelsPerTask);
-    records.setInt64(at + recordWords.panelTasks * 8, panelTasks);
+    records.setInt64(at + recordWords.rowTasks * 8, rowTasks);
     records.setInt64(at + recordWords.k * 8, b.k);
     records.setInt64(at + recordWords.accumulate * 8, group.accumulate ? 1 : 0);
-    return panelTasks * Math.ceil(m / rowsPerTask);
+    return rowTasks * Math.ceil(panels / panelsPerTask);
   }
 
   private programOf(b: PackedMatrix): number {
