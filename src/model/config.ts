@@ -223,12 +223,19 @@ function ropeOf(path: string, raw: z.infer<typeof configSchema>): RopeSettings {
   const rope = raw[field];
   const theta = rope?.rope_theta ?? raw.rope_theta ?? 10_000;
   const type = rope?.rope_type ?? rope?.type ?? "default";
+  const part = rope?.partial_rotary_factor ?? 1;
+  if (part !== 1) throw unsupported(path, `${field}.partial_rotary_factor`, part, "1 and null");
   if (!rope || type === "default") return { theta, yarn: undefined };
   if (type !== "yarn") throw unsupported(path, `${field}.rope_type`, type, '"default" and "yarn"');
   if (rope.attention_factor !== undefined) {
-    throw unsupported(path, `${field}.attention_factor`, rope.attention_factor, "mscale");
+    throw unsupported(
+      path,
+      `${field}.attention_factor`,
+      rope.attention_factor,
+      "mscale and mscale_all_dim",
+    );
   }
-  if (rope.truncate === false) throw unsupported(path, `${field}.truncate`, false, "true");
+  if (rope.truncate === false) throw unsupported(path, `${field}.truncate`, false, "true and null");
   const { factor, original_max_position_embeddings: original } = rope;
   if (factor === undefined || original === undefined) {
     const missing = factor === undefined ? "factor" : "original_max_position_embeddings";
