@@ -3,5 +3,6 @@
  */
 export { ArgumentBlock } from "./argument-block.ts";
 export type { Device, Isa, Rung } from "./device.ts";
+export { measureFmaRate, measureReadRate } from "./limits.ts";
 export { type DeviceOptions, openDevice } from "./open.ts";
 export { type Timing, type TimingOptions, timeRuns } from "./timing.ts";
