@@ -12,6 +12,7 @@ import {
   tensorOf,
   zeros,
 } from "../tensor/index.ts";
+import { benchElementwise } from "./elementwise.bench.ts";
 import {
   addRows,
   castRows,
@@ -496,4 +497,11 @@ test("the door refuses operands whose addresses would leave their memory", () =>
     [/columns of to/, () => addRows(d, x, 4, one)],
   ];
   for (const [message, call] of cases) assert.throws(call, message);
+});
+
+test("the benchmark runs", () => {
+  const lines: string[] = [];
+  benchElementwise(false, (line) => lines.push(line));
+  for (const line of lines) assert.doesNotMatch(line, /NaN|Infinity/);
+  assert.ok(lines.length > (machines.length > 0 ? 1 : 0));
 });

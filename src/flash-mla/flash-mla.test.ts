@@ -3,6 +3,7 @@ import { after, test } from "node:test";
 import { ceilDiv, Random } from "../base/index.ts";
 import { type Device, openDevice } from "../device/index.ts";
 import { f32ToBf16, type Tensor, tensorOf, zeros } from "../tensor/index.ts";
+import { benchMla } from "./flash-mla.bench.ts";
 import { type MlaCall, type MlaSequence, mlaAttention, pageTokens } from "./index.ts";
 
 const seed = Number(process.env.SEED ?? 20260102);
@@ -403,4 +404,11 @@ test("the door refuses a call whose addresses would leave their memory", () => {
       assert.throws(() => mlaAttention(device, wrong), message);
     }
   }
+});
+
+test("the benchmark runs", () => {
+  const lines: string[] = [];
+  benchMla(false, (line) => lines.push(line));
+  for (const line of lines) assert.doesNotMatch(line, /NaN|Infinity/);
+  assert.ok(lines.length > (machines.length > 0 ? 1 : 0));
 });
