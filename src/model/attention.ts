@@ -7,7 +7,7 @@
  */
 import { alignUp } from "../base/index.ts";
 import { type Activations, type GemmGroup, gemm, type PackedWeights } from "../deep-gemm/index.ts";
-import { castRows, rmsNorm, rotate } from "../elementwise/index.ts";
+import { castRows, rmsNorm, rotate, type Sink } from "../elementwise/index.ts";
 import { mlaAttention } from "../flash-mla/index.ts";
 import { columnsOf, type Tensor } from "../tensor/index.ts";
 import type { Pass } from "./pass.ts";
@@ -40,19 +40,46 @@ export interface AttentionWeights {
   readonly output: PackedWeights;
 }
 
-/** The per-head products of a pass, kept from pass to pass while shapes and buffers stay. */
-interface HeadGroups {
+/** What a pass of some number of tokens works on; kept while that number and the buffers stay. */
+interface Views {
   readonly tokens: number;
   readonly generation: number;
+  /** `[tokens, down.width]`, and its parts. */
+  readonly projected: Tensor<"f32">;
+  readonly lowRank: Tensor<"f32">;
+  readonly latent: Tensor<"f32">;
+  readonly rotaryKey: Tensor<"f32">;
+  /** `[tokens, heads * (nope + rope)]`, and from the first rotary element on. */
+  readonly query: Tensor<"f32">;
+  readonly rotaryQuery: Tensor<"f32">;
+  /** Absorbed queries, `[tokens, heads, latent + rope]`, and from the first rotary element on. */
+  readonly absorbed: Tensor<"f32">;
+  readonly rotaryAbsorbed: Tensor<"f32">;
+  /** `[tokens, heads, latent]`, also as a matrix. */
+  readonly attended: Tensor<"f32">;
+  readonly attendedRows: Tensor<"f32">;
+  /** `[tokens, heads * v]`. */
+  readonly values: Tensor<"f32">;
+  /** Per head, query to latent and attended latent to value. */
   readonly absorb: readonly GemmGroup[];
   readonly raise: readonly GemmGroup[];
 }
+
+/** A cache slab as a matrix of token rows, and from the first rotary element on. */
+interface SlabViews {
+  readonly slab: Slab;
+  readonly latent: Sink;
+  readonly rotary: Slab;
+}
+
+type Slab = Tensor<"f32"> | Tensor<"bf16">;
 
 /** One layer's attention. */
 export class Attention {
   private readonly shape: AttentionShape;
   private readonly weights: AttentionWeights;
-  private kept: HeadGroups | undefined;
+  private views: Views | undefined;
+  private slabViews: SlabViews | undefined;
 
   constructor(shape: AttentionShape, weights: AttentionWeights) {
     this.shape = shape;
@@ -63,132 +90,141 @@ export class Attention {
    * Adds the attention of the normed rows `input` to `x` `[tokens, hidden]`, and writes the tokens'
    * latents and rotary keys to the layer's cache `slab` `[pages, 64, latentDim + ropeDim]`.
    */
-  forward(
-    pass: Pass,
-    input: Activations,
-    slab: Tensor<"f32"> | Tensor<"bf16">,
-    x: Tensor<"f32">,
-  ): void {
+  forward(pass: Pass, input: Activations, slab: Slab, x: Tensor<"f32">): void {
     const { device, tokens } = pass;
-    const { heads, latentDim, ropeDim, nopeDim, softmaxScale } = this.shape;
-    const buffers = this.buffers(pass);
-    gemm(device, [{ a: input, m: tokens, b: this.weights.down, d: buffers.projected }]);
-    this.writeCache(pass, buffers.projected, slab);
-    this.projectQuery(pass, buffers.projected);
+    const { latentDim, softmaxScale } = this.shape;
+    const { down, output, keyAbsorbed, valueUp } = this.weights;
+    const views = this.viewsOf(pass);
+    gemm(device, [{ a: input, m: tokens, b: down, d: views.projected }]);
+    this.writeCache(pass, views, slab);
+    this.projectQuery(pass, views);
 
-    const groups = this.headGroups(pass);
-    this.castIfNeeded(pass, "attention.nope", buffers.query, this.weights.keyAbsorbed[0]);
-    gemm(device, groups.absorb);
-    rotate(device, {
-      from: columnsOf(buffers.query, nopeDim, buffers.query.shape[1]),
-      fromHeadStride: nopeDim + ropeDim,
-      to: columnsOf(buffers.absorbed, latentDim, buffers.absorbed.shape[1]),
-      toHeadStride: buffers.headStride,
-      heads,
-      dim: ropeDim,
-      cosSin: pass.cosSin,
-      positions: pass.positions,
-      tokens,
-    });
-    const dimQk = latentDim + ropeDim;
+    this.castIfNeeded(pass, "attention.nope", views.query, keyAbsorbed[0]);
+    gemm(device, views.absorb);
+    this.rotateQuery(pass, views);
     mlaAttention(device, {
-      q: { ...buffers.absorbed, shape: [tokens, heads, dimQk], stride: buffers.headStride },
+      q: views.absorbed,
       kvCache: slab,
       sequences: pass.sequences,
       headDimV: latentDim,
       softmaxScale,
-      out: { ...buffers.attended, shape: [tokens, heads, latentDim], stride: latentDim },
+      out: views.attended,
     });
-    this.castIfNeeded(pass, "attention.attended", buffers.attended, this.weights.valueUp[0]);
-    gemm(device, groups.raise);
-    const { output } = this.weights;
-    const sink = pass.workspace.sink("attention.output", tokens, output.k, output.activation);
-    castRows(device, buffers.values, tokens, sink);
+    this.castIfNeeded(pass, "attention.latent", views.attendedRows, valueUp[0]);
+    gemm(device, views.raise);
+    const sink = pass.workspace.sink("attention.values16", tokens, output.k, output.activation);
+    castRows(device, views.values, tokens, sink);
     gemm(device, [{ a: sink, m: tokens, b: output, d: x, accumulate: true }]);
   }
 
-  private buffers({ workspace, tokens }: Pass) {
-    const { heads, latentDim, ropeDim, nopeDim, vDim } = this.shape;
-    const headStride = alignUp(latentDim + ropeDim, 16);
-    const { down, query } = this.weights;
-    const buffer = (name: string, columns: number) =>
-      workspace.tensor(`attention.${name}`, "f32", tokens, columns);
-    const projected = buffer("projected", down.width);
-    const queryWidth = heads * (nopeDim + ropeDim);
-    return {
-      projected,
-      query: query ? buffer("query", queryWidth) : columnsOf(projected, 0, queryWidth),
-      /** Absorbed queries, `[tokens, heads * headStride]`: latent part, then rotary part. */
-      absorbed: buffer("absorbed", heads * headStride),
-      headStride,
-      attended: buffer("attended", heads * latentDim),
-      values: buffer("values", heads * vDim),
-    };
-  }
-
-  private writeCache(
-    pass: Pass,
-    projected: Tensor<"f32">,
-    slab: Tensor<"f32"> | Tensor<"bf16">,
-  ): void {
-    const { device, tokens, cacheRows } = pass;
-    const { latentDim, ropeDim } = this.shape;
-    const dim = latentDim + ropeDim;
-    const start = this.weights.down.columns[1];
-    const rows = { ...slab, shape: [slab.shape[0] * slab.shape[1], dim] } as typeof slab;
-    const latent = columnsOf(projected, start, start + latentDim);
-    const sink = { type: slab.dtype, values: columnsOf<"f32" | "bf16">(rows, 0, latentDim) };
-    rmsNorm(device, latent, this.weights.latentNorm, lowRankEps, tokens, sink as never, cacheRows);
+  private writeCache(pass: Pass, { latent, rotaryKey }: Views, slab: Slab): void {
+    const { device, tokens, cacheRows, cosSin, positions } = pass;
+    const { ropeDim } = this.shape;
+    const to = this.slabViewsOf(slab);
+    rmsNorm(device, latent, this.weights.latentNorm, lowRankEps, tokens, to.latent, cacheRows);
     rotate(device, {
-      from: columnsOf(projected, start + latentDim, start + dim),
+      from: rotaryKey,
       fromHeadStride: ropeDim,
-      to: columnsOf<"f32" | "bf16">(rows, latentDim, dim) as typeof slab,
+      to: to.rotary,
       toHeadStride: ropeDim,
       heads: 1,
       dim: ropeDim,
-      cosSin: pass.cosSin,
-      positions: pass.positions,
+      cosSin,
+      positions,
       tokens,
       toRows: cacheRows,
     });
   }
 
-  private projectQuery(pass: Pass, projected: Tensor<"f32">): void {
-    const { query, down } = this.weights;
-    if (!query) return;
-    const { device, workspace, tokens } = pass;
-    const lowRank = columnsOf(projected, 0, down.parts[0]);
-    const sink = workspace.sink("attention.lowRank", tokens, query.up.k, query.up.activation);
-    rmsNorm(device, lowRank, query.norm, lowRankEps, tokens, sink);
-    gemm(device, [{ a: sink, m: tokens, b: query.up, d: this.buffers(pass).query }]);
+  private projectQuery({ device, workspace, tokens }: Pass, { lowRank, query }: Views): void {
+    const weights = this.weights.query;
+    if (!weights) return;
+    const { norm, up } = weights;
+    const sink = workspace.sink("attention.lowRank", tokens, up.k, up.activation);
+    rmsNorm(device, lowRank, norm, lowRankEps, tokens, sink);
+    gemm(device, [{ a: sink, m: tokens, b: up, d: query }]);
   }
 
-  /** Fills the bf16 copy of `x` that the per-head products read when their activations are bf16. */
+  private rotateQuery({ device, tokens, cosSin, positions }: Pass, views: Views): void {
+    const { heads, nopeDim, ropeDim } = this.shape;
+    rotate(device, {
+      from: views.rotaryQuery,
+      fromHeadStride: nopeDim + ropeDim,
+      to: views.rotaryAbsorbed,
+      toHeadStride: views.absorbed.stride,
+      heads,
+      dim: ropeDim,
+      cosSin,
+      positions,
+      tokens,
+    });
+  }
+
+  /** Fills the copy of `x` that the per-head products read where their activations are not f32. */
   private castIfNeeded(pass: Pass, name: string, x: Tensor<"f32">, weights: PackedWeights): void {
     if (weights.activation === "f32") return;
-    castRows(pass.device, x, pass.tokens, this.headSink(pass, name, x, weights));
+    const { device, workspace, tokens } = pass;
+    castRows(device, x, tokens, workspace.sink(name, tokens, x.shape[1], weights.activation));
   }
 
-  private headSink({ workspace, tokens }: Pass, name: string, x: Tensor, weights: PackedWeights) {
-    return workspace.sink(name, tokens, x.shape[1], weights.activation);
-  }
-
-  private headGroups(pass: Pass): HeadGroups {
-    const { tokens, workspace } = pass;
-    const { nopeDim, ropeDim, vDim, latentDim } = this.shape;
-    const { keyAbsorbed, valueUp } = this.weights;
-    const { query, absorbed, headStride, attended, values } = this.buffers(pass);
-    const source = (name: string, x: Tensor<"f32">, weights: PackedWeights): Activations =>
-      weights.activation === "f32"
-        ? { type: "f32", values: x }
-        : this.headSink(pass, name, x, weights);
-    const nope = source("attention.nope", query, keyAbsorbed[0]);
-    const latent = source("attention.attended", attended, valueUp[0]);
-    const { generation } = workspace;
-    if (this.kept?.tokens === tokens && this.kept.generation === generation) return this.kept;
-    this.kept = {
+  private viewsOf(pass: Pass): Views {
+    const { workspace, tokens } = pass;
+    const kept = this.views;
+    if (kept?.tokens === tokens && kept.generation === workspace.generation) return kept;
+    const { heads, latentDim, ropeDim, nopeDim, vDim } = this.shape;
+    const { down, query: lowRankQuery } = this.weights;
+    const buffer = (name: string, columns: number) =>
+      workspace.tensor(`attention.${name}`, "f32", tokens, columns);
+    const headStride = alignUp(latentDim + ropeDim, 16);
+    const projected = buffer("projected", down.width);
+    const lowRank = columnsOf(projected, 0, down.parts[0]);
+    const query = lowRankQuery ? buffer("query", heads * (nopeDim + ropeDim)) : lowRank;
+    const absorbedRows = buffer("absorbed", heads * headStride);
+    const attendedRows = buffer("attended", heads * latentDim);
+    const values = buffer("values", heads * vDim);
+    const groups = this.headGroups(pass, query, absorbedRows, headStride, attendedRows, values);
+    const latentStart = down.columns[1];
+    this.views = {
       tokens,
-      generation,
+      // Read last: the first pass of a size makes buffers.
+      generation: workspace.generation,
+      projected,
+      lowRank,
+      latent: columnsOf(projected, latentStart, latentStart + latentDim),
+      rotaryKey: columnsOf(projected, latentStart + latentDim, down.width),
+      query,
+      rotaryQuery: columnsOf(query, nopeDim, query.shape[1]),
+      absorbed: {
+        ...absorbedRows,
+        shape: [tokens, heads, latentDim + ropeDim],
+        stride: headStride,
+      },
+      rotaryAbsorbed: columnsOf(absorbedRows, latentDim, heads * headStride),
+      attended: { ...attendedRows, shape: [tokens, heads, latentDim], stride: latentDim },
+      attendedRows,
+      values,
+      ...groups,
+    };
+    return this.views;
+  }
+
+  private headGroups(
+    { workspace, tokens }: Pass,
+    query: Tensor<"f32">,
+    absorbed: Tensor<"f32">,
+    headStride: number,
+    attended: Tensor<"f32">,
+    values: Tensor<"f32">,
+  ): Pick<Views, "absorb" | "raise"> {
+    const { nopeDim, ropeDim, vDim, latentDim } = this.shape;
+    const source = (name: string, x: Tensor<"f32">, { activation }: PackedWeights): Activations =>
+      activation === "f32"
+        ? { type: "f32", values: x }
+        : workspace.sink(name, tokens, x.shape[1], activation);
+    const { keyAbsorbed, valueUp } = this.weights;
+    const nope = source("attention.nope", query, keyAbsorbed[0]);
+    const latent = source("attention.latent", attended, valueUp[0]);
+    return {
       absorb: keyAbsorbed.map((b, head) => ({
         a: headColumns(nope, head * (nopeDim + ropeDim), nopeDim),
         m: tokens,
@@ -202,7 +238,19 @@ export class Attention {
         d: columnsOf(values, head * vDim, (head + 1) * vDim),
       })),
     };
-    return this.kept;
+  }
+
+  private slabViewsOf(slab: Slab): SlabViews {
+    if (this.slabViews?.slab === slab) return this.slabViews;
+    const { latentDim, ropeDim } = this.shape;
+    const dim = latentDim + ropeDim;
+    const rows = { ...slab, shape: [slab.shape[0] * slab.shape[1], dim] } as Tensor<"f32">;
+    this.slabViews = {
+      slab,
+      latent: { type: slab.dtype, values: columnsOf(rows, 0, latentDim) } as Sink,
+      rotary: columnsOf(rows, latentDim, dim) as Slab,
+    };
+    return this.slabViews;
   }
 }
 
