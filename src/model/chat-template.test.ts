@@ -17,7 +17,9 @@ const source = `
 {%- if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}
 {%- set ns = namespace(system='') %}
 {%- for message in messages %}
-  {%- if message['role'] == 'system' %}{% set ns.system = ns.system + message['content'] %}{% endif %}
+  {%- if message['role'] == 'system' %}
+    {%- set ns.system = ns.system + message['content'] %}
+  {%- endif %}
 {%- endfor %}
 {{- bos_token }}{{ ns.system }}
 {%- for message in messages %}
@@ -50,7 +52,7 @@ test("messages become the prompt, up to where the answer begins", () => {
   );
 });
 
-test("what a template refuses is an error with its own words, and so is a template that fails", () => {
+test("what a template refuses is an error with its own words, and so is a failure", () => {
   for (const [messages, message] of [
     [[{ role: "wizard", content: "hi" }], /refuses these messages: no role wizard\. Change/],
     [[{ role: "assistant", content: null }], /refuses these messages/],

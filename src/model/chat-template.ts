@@ -1,6 +1,6 @@
 /**
- * @file The chat template of a checkpoint: messages to the prompt text that the model was trained on.
- * Source: huggingface.co/docs/transformers, "Chat templates", for where templates lie and what they see.
+ * @file The chat template of a checkpoint: messages to the prompt that the model was trained on.
+ * Source: huggingface.co/docs/transformers, "Chat templates": where they lie and what they see.
  */
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
@@ -95,7 +95,8 @@ export class ChatTemplate {
     if (found) return found;
     throw modelError(
       "chat-template-missing",
-      `${dir} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json). Send plain text instead of messages, or add a template.`,
+      `${dir} has no chat template (chat_template.jinja, or one in tokenizer_config.json). ` +
+        "Send plain text instead of messages, or add a template.",
     );
   }
 

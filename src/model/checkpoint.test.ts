@@ -154,7 +154,7 @@ test("harmless extras are taken: old rotary tables and more MTP layers", () => {
   assert.ok(openWith(all).hasMtp);
 });
 
-test("an MTP layer may be announced and absent, or there and not announced, but not in part", () => {
+test("an MTP layer may be announced and absent, or there unannounced, but not in part", () => {
   const all = tensorsOf(fp8Dir);
   assert.equal(openWith(all, { num_nextn_predict_layers: 0 }).hasMtp, false);
   const main = new Map([...all].filter(([name]) => !name.startsWith("model.layers.2.")));

@@ -1,6 +1,6 @@
 /**
- * @file `config.json` of the DeepSeek-V2 and -V3 architectures, checked and resolved: every optional
- * field has its value, both spellings of the rotary parameters are one, nulls are gone.
+ * @file `config.json` of the DeepSeek-V2 and -V3 architectures, checked and resolved: every
+ * optional field has its value, both spellings of the rotary parameters are one, nulls are gone.
  * Defaults are those of the configuration classes in DeepSeek's repositories and `transformers`.
  */
 import { join } from "node:path";

@@ -1,6 +1,6 @@
 /**
  * @file Block-scaled e4m3: activations with one scale per row and 128 columns, weights with one per
- * 128 x 128, blocks at the edges partial. The rounding is the one that `Sink` in `elementwise` states.
+ * 128 x 128, blocks at the edges partial. The rounding is what `Sink` in `elementwise` states.
  * Source: DeepSeek-V3 (arXiv 2412.19437, 3.3.2).
  */
 import { assert, ceilDiv } from "../base/index.ts";
@@ -31,8 +31,8 @@ export interface QuantiseOptions {
 }
 
 /**
- * Quantises `[n, k]` by blocks: amax = max(|x|, 1e-4) over the block, scale = amax / 448 (rounded up
- * to a power of two if asked), code = e4m3(x / scale), each step in float32, to nearest even.
+ * Quantises `[n, k]` by blocks: amax = max(|x|, 1e-4) over the block, scale = amax / 448 (rounded
+ * up to a power of two if asked), code = e4m3(x / scale), each step in float32, to nearest even.
  * NaN elements become NaN codes and take no part in amax; an infinite element makes its block's
  * scale infinite, hence itself NaN and the rest zero.
  */

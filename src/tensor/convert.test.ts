@@ -99,7 +99,7 @@ test("all 256 e5m2 codes decode to the format's values, and encode back", () => 
 test("8-bit floats take the nearest code, ties to even, from any float32", () => {
   const random = new Random(4);
   const inputs: number[] = [];
-  // Every float32 whose lower half is 0, 1, 0x8000 or ones: all exponents, ties and their neighbours.
+  // Every float32 whose lower half is zeros or ones: all exponents, values and near values.
   for (let upper = 0; upper < 65536; upper++) {
     for (const lower of [0, 0xffff]) inputs.push(f32OfBits(upper * 65536 + lower));
   }

@@ -1,8 +1,8 @@
 /**
- * @file The header of a safetensors file, checked: whatever bytes come in, either a consistent table
- * of tensors comes out or one `BaleenError` that names the file and the field.
+ * @file The header of a safetensors file, checked: whatever bytes come in, either a consistent
+ * table of tensors comes out or one `BaleenError` that names the file and the field.
  * Layout: u64 little-endian header length, JSON header, data. The header maps each name to dtype,
- * shape and `data_offsets` (relative to the data), which must tile the data without hole or overlap.
+ * shape and `data_offsets` (relative to the data), which must tile the data, no hole, no overlap.
  * Source: the format's description, github.com/huggingface/safetensors.
  */
 import { formatBytes } from "../base/index.ts";
@@ -107,7 +107,7 @@ function parseJson(file: string, bytes: Uint8Array): unknown {
   return json;
 }
 
-/** A key that an object of the (valid) JSON `text` has twice; `JSON.parse` keeps the last silently. */
+/** A key that an object of the (valid) JSON `text` has twice; `JSON.parse` keeps the last. */
 function duplicateKey(text: string): string | undefined {
   const strings = /"(?:[^"\\]|\\.)*"|[{}]/gs;
   const open: Set<string>[] = [];
@@ -158,10 +158,8 @@ function checkEntry(file: string, name: string, entry: unknown, dataStart: numbe
     throw invalid(file, `${at}: shape [${shape}] is too large to be one`);
   }
   if (end - begin !== byteLength) {
-    throw invalid(
-      file,
-      `${at}: data_offsets [${begin}, ${end}] span ${end - begin} bytes, but ${dtype} [${shape}] takes ${byteLength}`,
-    );
+    const spanned = `data_offsets [${begin}, ${end}] span ${end - begin} bytes`;
+    throw invalid(file, `${at}: ${spanned}, but ${dtype} [${shape}] takes ${byteLength}`);
   }
   const byteOffset = dataStart + begin;
   return { name, dtype: dtype as SafetensorsDtype, shape, byteOffset, byteLength, file };

@@ -18,9 +18,9 @@ const fileDtypes: Readonly<Record<DType, SafetensorsDtype>> = {
 export type NamedTensors = Readonly<Record<string, Tensor>> | ReadonlyMap<string, Tensor>;
 
 /**
- * Writes `tensors` and `metadata` to `path`, replacing what was there in one step: a reader sees the
- * old file or the new one, never a part. Wider elements come first, so that all are aligned; row
- * strides are taken out. Raises `tensors-unwritable` and leaves no temporary file behind.
+ * Writes `tensors` and `metadata` to `path`, replacing what was there in one step: a reader sees
+ * the old file or the new one, never a part. Wider elements come first, so that all are aligned;
+ * row strides are taken out. Raises `tensors-unwritable` and leaves no temporary file behind.
  */
 export function writeSafetensors(
   path: string,
@@ -47,7 +47,7 @@ export function writeSafetensors(
     rmSync(temporary, { force: true });
     const code = (cause as NodeJS.ErrnoException).syscall && (cause as NodeJS.ErrnoException).code;
     if (!code) throw cause;
-    const message = `${path} can't be written (${code}). Check the folder and the space on its disk.`;
+    const message = `${path} can't be written (${code}). Check the folder and its disk.`;
     throw tensorError("tensors-unwritable", message, cause);
   }
 }

@@ -59,8 +59,8 @@ export interface Safetensors {
   /** The entry of `name`; raises `tensor-unavailable` where there is none. */
   info(name: string): TensorInfo;
   /**
-   * The tensor as the file has it, a view of the mapped file where it is aligned for its dtype, else
-   * a copy. F32, BF16, I32 and the 8-bit floats; other dtypes raise `tensor-unavailable`.
+   * The tensor as the file has it, a view of the mapped file where that is aligned for the dtype,
+   * else a copy. F32, BF16, I32 and the 8-bit floats; other dtypes raise `tensor-unavailable`.
    * Not to be written to: that would end the process. A view keeps the file mapped.
    */
   tensor(name: string): Tensor;
@@ -125,7 +125,8 @@ function locate(path: string): Location {
   if (exists(index)) return readIndex(path, index);
   throw tensorError(
     "tensors-missing",
-    `${path} has neither model.safetensors nor model.safetensors.index.json. Give a Hugging Face model directory with safetensors weights.`,
+    `${path} has neither model.safetensors nor model.safetensors.index.json. ` +
+      "Give a Hugging Face model directory with safetensors weights.",
   );
 }
 
@@ -144,10 +145,8 @@ function readIndex(folder: string, path: string): Location {
   for (const [name, shard] of Object.entries(map)) {
     // A shard lies in the directory itself: a name with a path could point anywhere on the disk.
     if (typeof shard !== "string" || !/^[^/\\:\0]+\.safetensors$/.test(shard)) {
-      throw invalid(
-        path,
-        `weight_map puts ${quote(name)} in ${quote(shard)}, not a .safetensors file name of this directory`,
-      );
+      const place = `${quote(shard)}, not a .safetensors file name of this directory`;
+      throw invalid(path, `weight_map puts ${quote(name)} in ${place}`);
     }
     weightMap.set(name, join(folder, shard));
   }
@@ -156,7 +155,7 @@ function readIndex(folder: string, path: string): Location {
   if (missing) {
     throw tensorError(
       "tensors-missing",
-      `${path}: weight_map names ${basename(missing)}, which is not there. Download the missing shard.`,
+      `${path}: weight_map names ${basename(missing)}, which is not there. Download that shard.`,
     );
   }
   return { path, files, weightMap };
@@ -183,8 +182,8 @@ function reader(
   const info = (name: string): TensorInfo => {
     const found = tensors.get(name);
     if (found) return found;
-    const message = `${path} has no tensor ${quote(name)}. List what it has with \`baleen inspect\`.`;
-    throw tensorError("tensor-unavailable", message);
+    const advice = "List what it has with `baleen inspect`.";
+    throw tensorError("tensor-unavailable", `${path} has no tensor ${quote(name)}. ${advice}`);
   };
   const tensor = (name: string): Tensor => {
     const entry = info(name);
@@ -212,7 +211,8 @@ function reader(
 function unreadable({ file, name, dtype }: TensorInfo, readable: readonly string[]): BaleenError {
   return tensorError(
     "tensor-unavailable",
-    `${file}: tensor ${quote(name)} is ${dtype}; what can be read is ${readable.join(", ")}. Convert the file first.`,
+    `${file}: tensor ${quote(name)} is ${dtype}; what can be read is ${readable.join(", ")}. ` +
+      "Convert the file first.",
   );
 }
 

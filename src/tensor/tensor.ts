@@ -31,7 +31,7 @@ export const bytesPerElement: Readonly<Record<DType, number>> = {
 export interface Tensor<D extends DType = DType> {
   readonly dtype: D;
   readonly shape: readonly number[];
-  /** Elements from one row (all but the last dimension) to the next; at least the last dimension. */
+  /** Elements from one row (all but the last dimension) to the next; the last dimension or more. */
   readonly stride: number;
   /** The elements from the first on; may be longer than the tensor where rows are strided. */
   readonly data: DataOf<D>;
@@ -39,7 +39,7 @@ export interface Tensor<D extends DType = DType> {
   readonly address: number;
 }
 
-/** An allocator of zeroed, 64-byte-aligned memory that lives as long as the buffer is referenced. */
+/** An allocator of zeroed, 64-byte-aligned memory that lives while the buffer is referenced. */
 export type Allocate = (bytes: number) => ArrayBufferLike;
 
 const arrayTypes = {

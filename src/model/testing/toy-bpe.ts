@@ -1,4 +1,4 @@
-/** @file A small byte-level BPE, trained on the spot, and its encoder as an oracle: obvious and slow. */
+/** @file A small byte-level BPE, trained in place, and an encoder as oracle, obvious and slow. */
 
 /** Characters of the byte alphabet by byte, built from the published rule. */
 export const alphabet: readonly string[] = (() => {

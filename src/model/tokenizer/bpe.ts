@@ -1,7 +1,7 @@
 /**
  * @file Byte-pair encoding of one piece: of all adjacent pairs that a merge joins, the one of the
- * lowest rank (the leftmost of equals) is joined, until none is left. Pairs wait in a heap and tokens
- * are a linked list, so that n bytes take O(n log n) however long the piece is.
+ * lowest rank (the leftmost of equals) is joined, until none is left. Pairs wait in a heap and
+ * tokens are a linked list, so that n bytes take O(n log n) however long the piece is.
  * Source: Sennrich et al., arXiv 1508.07909.
  */
 import { modelError } from "../errors.ts";
@@ -125,7 +125,8 @@ export class BytePairEncoder {
       if (id >= 0) return id;
       throw modelError(
         "tokenizer-invalid",
-        `tokenizer.json: model.vocab has no token for the byte ${byte}. Give a byte-level BPE tokenizer.`,
+        `tokenizer.json: model.vocab has no token for the byte ${byte}. ` +
+          "Give a byte-level BPE tokenizer.",
       );
     });
   }

@@ -1,12 +1,12 @@
 /**
- * @file Regular expressions of `tokenizer.json`, which are Oniguruma's (Ruby syntax), as JavaScript's.
+ * @file Regular expressions of `tokenizer.json`, Oniguruma's (Ruby syntax), as JavaScript's.
  * What the two spell alike but mean differently is respelt: `\s`, `\d`, `\w`, `\h`, `.`, `^`, `$`,
  * script names, inline `(?i:`, possessive and atomic groups. What can't be respelt is refused.
  * Source: Oniguruma's description of its syntax, github.com/kkos/oniguruma/blob/master/doc/RE.
  */
 import { modelError } from "../errors.ts";
 
-/** `pattern` as a global JavaScript expression; raises `tokenizer-invalid` naming what it can't say. */
+/** `pattern` as a global JavaScript expression; raises `tokenizer-invalid` where that fails. */
 export function fromOniguruma(pattern: string): RegExp {
   const source = new Translator(pattern).translate();
   try {
@@ -243,7 +243,8 @@ function unsupported(pattern: string, what: string, cause?: unknown): Error {
   const shown = pattern.length > 120 ? `${pattern.slice(0, 120)}...` : pattern;
   return modelError(
     "tokenizer-invalid",
-    `tokenizer.json: pre_tokenizer's pattern ${JSON.stringify(shown)} has ${what}, which is not supported. Give a model with another tokenizer, or report this one.`,
+    `tokenizer.json: pre_tokenizer's pattern ${JSON.stringify(shown)} has ${what}, ` +
+      "which is not supported. Give a model with another tokenizer, or report this one.",
     cause,
   );
 }

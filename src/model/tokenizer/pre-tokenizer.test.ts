@@ -6,7 +6,7 @@ import { preTokenizerOf } from "./pre-tokenizer.ts";
 
 // Expected values in this file were computed with the Hugging Face tokenizers library, 0.23.
 
-/** `pre_tokenizer` with a ByteLevel step that does nothing, which every tokenizer here must have. */
+/** `pre_tokenizer` with a ByteLevel step that does nothing, which all here must have. */
 function cutter(...steps: unknown[]): (text: string) => string[] {
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, use_regex: false };
   return preTokenizerOf({ type: "Sequence", pretokenizers: [...steps, byteLevel] });
@@ -20,7 +20,11 @@ function isolated(regex: string): unknown {
 const deepseek = [
   "\\p{N}{1,3}",
   "[一-龥぀-ゟ゠-ヿ]+",
-  "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+  [
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+",
+    "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+",
+    " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+  ].join("|"),
 ];
 
 test("DeepSeek-V3's steps cut numbers in threes, then CJK and kana runs, then words", () => {

@@ -99,8 +99,11 @@ export function framingOf(
   const added = (name: string, token: string | undefined): number[] => {
     const id = token === undefined ? undefined : idOf(token);
     if (id !== undefined) return [id];
-    const what = `${name} is true, but ${JSON.stringify(token) ?? "no token"} is not in the vocabulary`;
-    throw invalid("tokenizer_config.json", what);
+    const shown = JSON.stringify(token) ?? "no token";
+    throw invalid(
+      "tokenizer_config.json",
+      `${name} is true, but ${shown} is not in the vocabulary`,
+    );
   };
   const either = (flag: boolean | undefined, ids: readonly number[], make: () => number[]) =>
     flag === undefined ? ids : flag ? make() : [];
@@ -118,7 +121,8 @@ function templateOf(json: unknown, idOf: (content: string) => number | undefined
     const type = JSON.stringify((json as { type?: unknown }).type);
     throw invalid(
       "tokenizer.json",
-      `post_processor of type ${type} is not supported; ByteLevel, TemplateProcessing and Sequence are`,
+      `post_processor of type ${type} is not supported; ` +
+        "ByteLevel, TemplateProcessing and Sequence are",
     );
   }
   const processor = result.data;

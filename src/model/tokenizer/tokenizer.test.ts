@@ -28,7 +28,7 @@ function withAdded(tokens: unknown[], extra: Record<string, unknown> = {}): Toke
   return Tokenizer.fromJson(toyTokenizerJson(toy, { added_tokens: tokens, ...extra }));
 }
 
-test("merging takes the lowest rank first, the leftmost of equals: as the plain algorithm does", () => {
+test("merging takes the lowest rank first, the leftmost of equals, as the plain algorithm", () => {
   fc.assert(
     fc.property(
       fc.array(fc.oneof(fc.constantFrom(..."aabnt he", ...words), fc.string({ unit: "binary" })), {
@@ -117,7 +117,7 @@ test("added tokens are found as the Hugging Face library finds them", () => {
   }
 });
 
-test("text can't spell added tokens unless that is allowed, and escaped text can't even then", () => {
+test("text can't spell added tokens unless allowed to, and escaped text can't even then", () => {
   const t = withAdded([
     added(600, "<｜User｜>"),
     added(601, "<｜Assistant｜>", { normalized: true }),
@@ -179,7 +179,7 @@ test("a stream of any bytes yields the text of the whole, and whole characters o
   );
 });
 
-test("a character comes with its last byte, and a wrong byte as soon as it is known to be wrong", () => {
+test("a character comes with its last byte, a wrong byte as soon as it is surely wrong", () => {
   const stream = tokenizer.streamDecoder();
   const push = (byte: number) => stream.push(toy.vocab[alphabet[byte]]);
   assert.deepEqual([0xe4, 0xbd, 0xa0].map(push), ["", "", "你"]);

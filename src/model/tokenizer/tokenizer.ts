@@ -1,7 +1,7 @@
 /**
  * @file The byte-level BPE tokenizer that a `tokenizer.json` describes: text to token ids and back.
- * Encoding: added tokens are cut out (only where the caller trusts the text), the rest is normalised,
- * cut into pieces, and each piece's bytes are merged. Decoding: bytes of the ids, as UTF-8.
+ * Encoding: added tokens are cut out (only where the caller trusts the text), the rest is
+ * normalised, cut into pieces, and each piece's bytes are merged. Decoding: the ids' bytes, as UTF-8.
  * Source: the format's documentation, huggingface.co/docs/tokenizers.
  */
 import { join } from "node:path";
@@ -72,7 +72,7 @@ const fileSchema = z.object({
 export class Tokenizer {
   /** One more than the highest id that stands for something; a model may have more rows. */
   readonly vocabSize: number;
-  /** Id and spelling of the beginning and end of a sequence, where `tokenizer_config.json` names them. */
+  /** Beginning and end of a sequence, where `tokenizer_config.json` names them. */
   readonly bosTokenId: number | undefined;
   readonly eosTokenId: number | undefined;
   readonly bosToken: string | undefined;
@@ -130,8 +130,8 @@ export class Tokenizer {
   }
 
   /**
-   * The tokenizer of the Hugging Face directory `dir`: `tokenizer.json`, and `tokenizer_config.json`
-   * where there is one. Raises `tokenizer-invalid`, naming file and field.
+   * The tokenizer of the Hugging Face directory `dir`: its `tokenizer.json`, and its
+   * `tokenizer_config.json` where there is one. Raises `tokenizer-invalid`, naming file and field.
    */
   static fromDirectory(dir: string): Tokenizer {
     const path = join(dir, "tokenizer.json");
@@ -139,14 +139,15 @@ export class Tokenizer {
     if (bytes === undefined) {
       throw modelError(
         "tokenizer-invalid",
-        `${path} does not exist. Give a model directory with a tokenizer.json; other formats (tiktoken.model, tokenizer.model) need converting.`,
+        `${path} does not exist. Give a model directory with a tokenizer.json; ` +
+          "other formats (tiktoken.model, tokenizer.model) need converting.",
       );
     }
     const config = readJsonFile(join(dir, "tokenizer_config.json"), "tokenizer-invalid");
     return new Tokenizer(bytes, config);
   }
 
-  /** The tokenizer of a parsed `tokenizer.json`, and of a parsed `tokenizer_config.json` if given. */
+  /** The tokenizer of a parsed `tokenizer.json` and, if given, `tokenizer_config.json`. */
   static fromJson(json: unknown, config?: unknown): Tokenizer {
     return new Tokenizer(utf8.encode(JSON.stringify(json) ?? ""), config);
   }
@@ -198,7 +199,7 @@ export class Tokenizer {
     return this.special.has(id);
   }
 
-  /** The id of the token, added or of the vocabulary, that stands for exactly the text `content`. */
+  /** The id of the token, added or of the vocabulary, that stands for the text `content`. */
   idOf(content: string): number | undefined {
     const id = this.otherIds.get(content) ?? this.vocabulary.idOf(utf8.encode(content));
     return id < 0 ? undefined : id;
@@ -262,7 +263,8 @@ function checked(rest: unknown): z.infer<typeof fileSchema> {
   const field = issue.path.map(String).join(".") || "the file";
   throw modelError(
     "tokenizer-invalid",
-    `tokenizer.json: ${field} is not supported (${issue.message}). Give a byte-level BPE tokenizer.`,
+    `tokenizer.json: ${field} is not supported (${issue.message}). ` +
+      "Give a byte-level BPE tokenizer.",
     result.error,
   );
 }
