@@ -4,26 +4,88 @@ import fc from "fast-check";
 import { blockKey } from "./block-key.ts";
 import { BlockManager } from "./block-manager.ts";
 
-/** The same promises, kept with plain lists: which key lies idle for how long, who holds what. */
-class NaiveManager {
-  readonly total: number;
-  held: { key: string | undefined; references: number }[] = [];
-  idle: string[] = [];
+/** A block that someone holds, as a plain list of them keeps it. */
+interface Held {
+  key: string | undefined;
+  references: number;
+  page: number;
+}
+
+/** A block manager beside plain lists that keep the same promises; they must agree. */
+class Twins {
+  private readonly manager: BlockManager;
+  private held: Held[] = [];
+  private idle: string[] = [];
 
   constructor(total: number) {
-    this.total = total;
+    this.manager = new BlockManager(total);
   }
 
-  get free(): number {
-    return this.total - this.held.length;
+  allocate(): void {
+    const { total } = this.manager;
+    if (this.held.length === total) return;
+    if (this.held.length + this.idle.length === total) this.idle.shift();
+    const page = this.manager.allocate();
+    assert.ok(!this.held.some((block) => block.page === page), "a held page was given again");
+    this.held.push({ key: undefined, references: 1, page });
   }
 
-  evictIfFull(): void {
-    if (this.held.length + this.idle.length === this.total) this.idle.shift();
+  release(pick: number): void {
+    const block = this.held[pick % Math.max(1, this.held.length)];
+    if (!block) return;
+    this.manager.release(block.page);
+    if (--block.references > 0) return;
+    this.held = this.held.filter((other) => other !== block);
+    if (block.key !== undefined) this.idle.push(block.key);
   }
 
-  isCached(key: string): boolean {
-    return this.idle.includes(key) || this.held.some((block) => block.key === key);
+  publish(pick: number, key: string): void {
+    const block = this.held[pick % Math.max(1, this.held.length)];
+    if (block?.references !== 1 || block.key !== undefined) return;
+    const page = this.manager.publish(block.page, key);
+    const twin = this.held.find((other) => other.key === key);
+    if (twin) {
+      assert.equal(page, twin.page);
+      twin.references++;
+      this.held = this.held.filter((other) => other !== block);
+      return;
+    }
+    if (!this.idle.includes(key)) assert.equal(page, block.page);
+    this.idle = this.idle.filter((other) => other !== key);
+    Object.assign(block, { key, page });
+  }
+
+  take(key: string): void {
+    const holder = this.held.find((block) => block.key === key);
+    if (!holder && !this.idle.includes(key)) return;
+    const page = this.manager.take(key);
+    if (holder) {
+      assert.equal(page, holder.page);
+      holder.references++;
+    } else {
+      this.idle = this.idle.filter((other) => other !== key);
+      this.held.push({ key, references: 1, page });
+    }
+  }
+
+  match(keys: readonly string[]): void {
+    const isCached = (key: string) =>
+      this.idle.includes(key) || this.held.some((block) => block.key === key);
+    const found = keys.findIndex((key) => !isCached(key));
+    const blocks = found < 0 ? keys.length : found;
+    const idle = keys.slice(0, blocks).filter((key) => this.idle.includes(key)).length;
+    const wanted = { blocks, idle, missing: keys[blocks] };
+    assert.deepEqual(this.manager.match(keys, keys.length), wanted);
+  }
+
+  check(): void {
+    this.manager.check();
+    assert.equal(this.manager.free, this.manager.total - this.held.length);
+    assert.equal(this.manager.used, this.held.length);
+    assert.equal(this.manager.cached, this.idle.length);
+    for (const { page, references } of this.held) {
+      assert.equal(this.manager.referencesOf(page), references);
+    }
   }
 }
 
@@ -33,75 +95,21 @@ const operation = fc.record({
   pick: fc.nat(1000),
 });
 
-test("pages are held, idle or empty as a plain list of them says", () => {
+test("pages are held, idle or empty as plain lists of them say", () => {
+  const operations = fc.array(operation, { minLength: 50, maxLength: 300 });
   fc.assert(
-    fc.property(
-      fc.integer({ min: 1, max: 12 }),
-      fc.array(operation, { maxLength: 300 }),
-      (total, operations) => {
-        const manager = new BlockManager(total);
-        const naive = new NaiveManager(total);
-        const pages = new Map<object, number>();
-        for (const { kind, pick } of operations) {
-          const held = naive.held[pick % Math.max(1, naive.held.length)];
-          const key = `k${pick % 9}`;
-          if (kind === "allocate" && naive.free > 0) {
-            naive.evictIfFull();
-            const block = { key: undefined, references: 1 };
-            naive.held.push(block);
-            const page = manager.allocate();
-            assert.ok(![...pages.values()].includes(page), "a held page was handed out again");
-            pages.set(block, page);
-          } else if (kind === "release" && held) {
-            manager.release(pages.get(held)!);
-            if (--held.references === 0) {
-              naive.held = naive.held.filter((block) => block !== held);
-              pages.delete(held);
-              if (held.key !== undefined) naive.idle.push(held.key);
-            }
-          } else if (kind === "publish" && held?.references === 1 && held.key === undefined) {
-            const page = manager.publish(pages.get(held)!, key);
-            const twin = naive.held.find((block) => block.key === key);
-            if (twin) {
-              assert.equal(page, pages.get(twin));
-              twin.references++;
-              naive.held = naive.held.filter((block) => block !== held);
-              pages.delete(held);
-            } else {
-              if (!naive.idle.includes(key)) assert.equal(page, pages.get(held));
-              naive.idle = naive.idle.filter((other) => other !== key);
-              held.key = key;
-              pages.set(held, page);
-            }
-          } else if (kind === "take" && naive.isCached(key)) {
-            const page = manager.take(key);
-            const holder = naive.held.find((block) => block.key === key);
-            if (holder) {
-              assert.equal(page, pages.get(holder));
-              holder.references++;
-            } else {
-              naive.idle = naive.idle.filter((other) => other !== key);
-              const block = { key, references: 1 };
-              naive.held.push(block);
-              pages.set(block, page);
-            }
-          } else if (kind === "match") {
-            const keys = Array.from({ length: 4 }, (_, i) => `k${(pick + i) % 9}`);
-            const found = keys.findIndex((each) => !naive.isCached(each));
-            const blocks = found < 0 ? keys.length : found;
-            const idle = keys.slice(0, blocks).filter((each) => naive.idle.includes(each)).length;
-            assert.deepEqual(manager.match(keys, 4), { blocks, idle, missing: keys[blocks] });
-          }
-          manager.check();
-          assert.equal(manager.free, naive.free);
-          assert.equal(manager.used, naive.held.length);
-          assert.equal(manager.cached, naive.idle.length);
-          for (const block of naive.held) {
-            assert.equal(manager.referencesOf(pages.get(block)!), block.references);
-          }
-        }
-      },
-    ),
+    fc.property(fc.integer({ min: 1, max: 12 }), operations, (total, steps) => {
+      const twins = new Twins(total);
+      for (const { kind, pick } of steps) {
+        const key = `k${pick % 9}`;
+        if (kind === "allocate") twins.allocate();
+        else if (kind === "release") twins.release(pick);
+        else if (kind === "publish") twins.publish(pick, key);
+        else if (kind === "take") twins.take(key);
+        else twins.match([0, 1, 2, 3].map((i) => `k${(pick + i) % 9}`));
+        twins.check();
+      }
+    }),
   );
 });
 

@@ -61,7 +61,7 @@ export class BlockManager {
     return this.references[page];
   }
 
-  /** The longest cached prefix of a sequence whose blocks have these keys, at most `limit` blocks. */
+  /** What is cached of a sequence whose blocks have these keys: at most `limit` blocks. */
   match(keys: readonly string[], limit: number): PrefixMatch {
     let idle = 0;
     for (let i = 0; i < limit; i++) {
@@ -80,7 +80,7 @@ export class BlockManager {
     return page;
   }
 
-  /** A page with one reference and no key; evicts the idle page unused for longest if none is empty. */
+  /** A page with one reference and no key; evicts the page unused for longest if none is empty. */
   allocate(): number {
     assert(this.free > 0, "allocate: no free page, the plan promised one");
     let page: number;
@@ -122,7 +122,7 @@ export class BlockManager {
     return page;
   }
 
-  /** Announces that a running sequence will publish the block `key`, so that others can wait for it. */
+  /** Announces that a running sequence will publish the block `key`: others can wait for it. */
   expect(key: string): void {
     this.expected.set(key, (this.expected.get(key) ?? 0) + 1);
   }

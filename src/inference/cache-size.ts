@@ -17,7 +17,7 @@ export interface CacheBounds {
 }
 
 /** Memory in bytes that this process may still take; a container's limit counts. */
-export function availableBytes(): number {
+function availableBytes(): number {
   return availableMemory?.() ?? freemem();
 }
 
@@ -33,7 +33,7 @@ export function blocksFor(bounds: CacheBounds): number {
   if (blocks >= 1) return blocks;
   throw new BaleenError(
     "cache-too-small",
-    `kvBytes: ${formatBytes(Math.floor(bytes))} hold no cache block of ${formatBytes(bytesPerBlock)}; ` +
-      "give the cache more memory.",
+    `kvBytes: ${formatBytes(Math.floor(bytes))} hold no cache block of ` +
+      `${formatBytes(bytesPerBlock)}; give the cache more memory.`,
   );
 }

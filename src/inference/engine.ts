@@ -4,8 +4,8 @@
  * The order of a step: the scheduler's plan is applied (preempt, admit, allocate); one forward pass
  * computes all shares; the sampler draws; blocks that are full are published to the prefix cache;
  * the MTP layer guesses each sequence's token after the next, to be verified in the next step. A
- * guess is accepted if and only if the sampler, given the model's own logits, draws that very token:
- * answers are the same with and without it. A rejected guess leaves a row in the cache that
+ * guess is accepted if and only if the sampler, given the model's own logits, draws that very
+ * token: answers are the same with and without it. A rejected guess leaves a row in the cache that
  * the next step overwrites.
  */
 import { assert, BaleenError, type Clock, realClock } from "../base/index.ts";
@@ -159,7 +159,7 @@ export class Engine {
     this.retire(sequence);
   }
 
-  /** Computes one step for the sequences that are due, and returns one event for each that moved. */
+  /** Computes a step for the sequences that are due, and returns one event for each that moved. */
   step(): GenerationEvent[] {
     const started = this.clock.now();
     if (this.open.size > 0) {
@@ -282,7 +282,7 @@ export class Engine {
     for (const { sequence } of work) this.report(sequence);
   }
 
-  /** The result of `run`, or undefined if it threw: then every request of `work` ends with an error. */
+  /** The result of `run`, or undefined if it threw: then each request of `work` ended with that. */
   private guarded<T>(work: readonly { sequence: Sequence }[], run: () => T): T | undefined {
     try {
       return run();

@@ -52,8 +52,8 @@ export function checkRequest(request: GenerationRequest, bounds: RequestBounds):
   if (prompt.length >= maxContext) {
     throw engineError(
       "prompt-too-long",
-      `prompt: ${prompt.length} tokens leave no room for an answer in a context of ${maxContext}; ` +
-        "shorten it.",
+      `prompt: ${prompt.length} tokens leave no room for an answer in a context of ` +
+        `${maxContext}; shorten it.`,
     );
   }
   const isToken = (id: number) => Number.isInteger(id) && id >= 0 && id < vocabSize;

@@ -2,10 +2,11 @@
 export { Engine, type EngineOptions } from "./engine.ts";
 export { type EngineErrorCode, engineErrors } from "./errors.ts";
 export { type App, createApp } from "./http/app.ts";
+export { type LoadedModel, loadServed } from "./http/load-served.ts";
 export {
-  type ChatRenderer,
   defaultHttpOptions,
   type HttpOptions,
+  type PlainMessage,
   type Served,
   type TextCodec,
 } from "./http/options.ts";

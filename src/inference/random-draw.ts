@@ -19,7 +19,7 @@ function mix(x: number): number {
   return x ^ (x >>> 15);
 }
 
-/** Two 32-bit keys of a draw: `seed` is an integer up to 2^53 in size, `index` the answer position. */
+/** Two 32-bit keys of a draw: `seed` is an integer up to 2^53 in size, `index` the position. */
 function keysOf(seed: number, index: number): [number, number] {
   const [low, high] = [seed >>> 0, Math.floor(seed / 4294967296) >>> 0];
   const first = mix(mix(mix(low + 0x9e3779b9) ^ high) + index);

@@ -42,11 +42,11 @@ export class Sampler {
    */
   draw(logits: Float32Array, sampling: Sampling, index: number, history?: TokenHistory): number {
     const row = this.adjust(logits.subarray(0, this.vocabSize), sampling, history);
-    const { max, min, argmax } = scan(row);
+    const { max, argmax } = scan(row);
     const { temperature, topK, topP, minP, seed } = sampling;
     if (temperature === 0 || topK === 1) return argmax;
     const filters = topK > 0 || topP < 1 || minP > 0;
-    const cut = filters ? this.filter.cut(row, { min, max }, sampling) : undefined;
+    const cut = filters ? this.filter.cut(row, max, sampling) : undefined;
     return drawToken(row, max, argmax, temperature, seed, index, cut);
   }
 
@@ -100,21 +100,19 @@ export class Sampler {
   }
 }
 
-/** The greatest logit, the lowest id that has it, and the least finite one. */
-function scan(row: Float32Array): { max: number; min: number; argmax: number } {
-  let [max, min, argmax] = [-Infinity, Infinity, -1];
+/** The greatest logit and the lowest id that has it. */
+function scan(row: Float32Array): { max: number; argmax: number } {
+  let [max, argmax] = [-Infinity, -1];
   for (let i = 0; i < row.length; i++) {
-    const logit = row[i];
-    if (logit > max) {
-      max = logit;
-      argmax = i;
-    }
-    if (logit < min && logit !== -Infinity) min = logit;
-    else if (Number.isNaN(logit)) throw badLogits(`the logit of token ${i} is not a number`);
+    // One comparison for nearly all: it fails for a greater logit, and for what is no number.
+    if (row[i] <= max) continue;
+    if (Number.isNaN(row[i])) throw badLogits(`the logit of token ${i} is not a number`);
+    max = row[i];
+    argmax = i;
   }
   if (max === Infinity) throw badLogits(`the logit of token ${argmax} is infinite`);
   if (argmax < 0) throw badLogits("no token has a finite logit");
-  return { max, min, argmax };
+  return { max, argmax };
 }
 
 function badLogits(what: string): BaleenError {

@@ -81,7 +81,7 @@ const limits = fc
     return { maxSequences, tokenBudget: Math.max(maxSequences, 8) + extra };
   });
 
-test("a plan keeps to the token budget, the slots and the blocks, and counts each sequence once", () => {
+test("a plan keeps to the budget, the slots and the blocks, and counts each sequence once", () => {
   fc.assert(
     fc.property(state, limits, (rank, bounds) => {
       const [plan] = planStep([rank], bounds);

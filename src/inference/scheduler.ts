@@ -24,7 +24,7 @@ export const blockTokens = 64;
 export interface SchedulerLimits {
   /** Most sequences that hold blocks at once. */
   readonly maxSequences: number;
-  /** Most tokens computed in a step, drafts included. Above `maxSequences`, or prompts may starve. */
+  /** Most tokens computed in a step, drafts too. Above `maxSequences`, or prompts may starve. */
   readonly tokenBudget: number;
 }
 
@@ -51,7 +51,7 @@ export interface RankState<S extends SequenceView> {
   readonly waiting: readonly S[];
   /** What the cache holds of a waiting sequence, its last token excepted. */
   match(sequence: S): PrefixMatch;
-  /** Blocks that become free when a running sequence gives up its own; may be too low, not too high. */
+  /** Blocks that become free when a running sequence gives up its own; at least so many. */
   releasable(sequence: S): number;
   /** Whether a running sequence is about to fill the block of this key. */
   isExpected(key: string): boolean;

@@ -135,7 +135,7 @@ test("a stream ends for every waiting reader, and stays ended", async () => {
   });
 });
 
-test("closing lets answers end, refuses new ones, and cancels what outlasts the grace", async () => {
+test("closing lets answers end, refuses new ones, cancels what outlasts the grace", async () => {
   const engine = await startEngine({ nullModel, blocks: 200 });
   const running = finishOf(engine, requestOf("a", [1], { maxTokens: 500 }));
   const closed = engine.close(20_000);

@@ -20,7 +20,7 @@ const stops = fc.array(
   { maxLength: 4 },
 );
 
-test("stops are found wherever the text is cut, and nothing that may become one is shown early", () => {
+test("stops are found wherever the text is cut, and what may become one is not shown", () => {
   fc.assert(
     fc.property(fc.array(letters, { maxLength: 8 }), stops, (pieces, strings) => {
       const scanner = new StopScanner(strings);

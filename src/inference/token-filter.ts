@@ -9,22 +9,27 @@
 import { ceilDiv } from "../base/index.ts";
 import type { Sampling } from "./types.ts";
 
-/** Tokens this many nats below the likeliest (a factor of 1e-20) take no part in filtered sampling. */
+/** Tokens further below the likeliest (by a factor of 1e-20) take no part in filtered sampling. */
 const rangeNats = 46;
 /** Tokens to a bucket, on average, up to the greatest number of buckets. */
 const bucketTokens = 16;
 const bucketsMax = 4096;
 
-/** The last token that is kept: all with a greater logit, or the same and at most this id, are too. */
+/** exp(-k / 64) for the integers that `rangeNats` needs. */
+const powers = Float64Array.from({ length: 64 * rangeNats + 2 }, (_, k) => Math.exp(-k / 64));
+
+/** exp(-x) for x from 0 to `rangeNats`, to 2e-14: the mass of a token so far below the first. */
+function massAt(x: number): number {
+  const k = (x * 64) | 0;
+  const r = k / 64 - x;
+  const series = 1 + r * (1 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120)))));
+  return powers[k] * series;
+}
+
+/** The last token that is kept: so are all with a greater logit, or the same and a lower id. */
 export interface Cut {
   readonly logit: number;
   readonly tokenId: number;
-}
-
-/** The least and the greatest of the finite logits. */
-export interface LogitRange {
-  readonly min: number;
-  readonly max: number;
 }
 
 /** Finds cuts; one instance serves any number of rows, one after another. */
@@ -43,25 +48,31 @@ export class TokenFilter {
     this.masses = new Float64Array(buckets);
   }
 
-  /** The cut of `row` under `sampling`'s temperature (above 0), topK, topP and minP. O(row). */
-  cut(row: Float32Array, range: LogitRange, sampling: Sampling): Cut {
+  /**
+   * The cut of `row`, whose greatest logit is `max`, under `sampling`'s temperature (above 0),
+   * topK, topP and minP. O(row).
+   */
+  cut(row: Float32Array, max: number, sampling: Sampling): Cut {
     this.row = row;
-    this.max = range.max;
+    this.max = max;
     this.temperature = sampling.temperature;
-    this.fill(range);
-    const byRank = sampling.topK > 0 ? this.cutAtRank(sampling.topK) : undefined;
+    const { topK, topP, minP } = sampling;
+    if (topK > 0 || topP < 1) this.fill();
+    const byRank = topK > 0 ? this.cutAtRank(topK) : undefined;
     let cut = byRank?.cut ?? { logit: -Infinity, tokenId: row.length };
-    if (sampling.topP < 1) {
-      const byMass = this.cutAtMass(sampling.topP * (byRank?.mass ?? this.totalMass()));
+    if (topP < 1) {
+      const byMass = this.cutAtMass(topP * (byRank?.mass ?? this.totalMass()));
       // Rounding may put the sum a hair below the mass that top-k left.
       if (precedes(byMass, cut)) cut = byMass;
     }
-    return this.cutAtRatio(cut, sampling.minP);
+    return this.cutAtRatio(cut, minP);
   }
 
   /** Counts tokens and sums their unnormalised probabilities by bucket. */
-  private fill({ min, max }: LogitRange): void {
-    const { row, counts, masses, temperature } = this;
+  private fill(): void {
+    const { row, max, counts, masses, temperature } = this;
+    let min = max;
+    for (let i = 0; i < row.length; i++) if (row[i] < min && row[i] !== -Infinity) min = row[i];
     const nats = Math.min(rangeNats, (max - min) / temperature);
     this.bucketsPerNat = nats > 0 ? (counts.length - 1) / nats : 0;
     counts.fill(0);
@@ -72,7 +83,7 @@ export class TokenFilter {
       if (!(below <= nats)) continue;
       const bucket = (below * scale) | 0;
       counts[bucket]++;
-      masses[bucket] += Math.exp(-below);
+      masses[bucket] += massAt(below);
     }
   }
 
@@ -133,7 +144,7 @@ export class TokenFilter {
   }
 
   private massOf(tokenId: number): number {
-    return Math.exp((this.row[tokenId] - this.max) / this.temperature);
+    return massAt((this.max - this.row[tokenId]) / this.temperature);
   }
 
   /** Token ids of a bucket in order. */

@@ -137,12 +137,12 @@ export interface ModelInfo {
  */
 export interface EngineService {
   readonly info: ModelInfo;
-  /** Why the engine's thread died; undefined while it is well. Every open request then has ended. */
+  /** Why the engine's thread died, and with it every open request; undefined while it is well. */
   readonly failed: Error | undefined;
-  /** Yields the request's events; aborting `signal` (or leaving the loop) cancels it within a step. */
+  /** Yields the request's events; aborting `signal`, or leaving the loop, cancels it in a step. */
   generate(request: GenerationRequest, signal?: AbortSignal): AsyncIterable<GenerationEvent>;
   /** The latest published state. */
   stats(): EngineStats;
-  /** Refuses new requests, lets running ones finish for at most `graceMs`, then stops the thread. */
+  /** Refuses new requests, gives running ones `graceMs` to finish, then stops the thread. */
   close(graceMs?: number): Promise<void>;
 }

@@ -1,4 +1,4 @@
-/** @file For tests: requests, answers as an engine gives them, and answers worked out without one. */
+/** @file For tests: requests, an engine's answers to them, and answers worked out without one. */
 import { assert, type Random } from "../../base/index.ts";
 import type { LanguageModel } from "../../model/index.ts";
 import type { Engine } from "../engine.ts";
