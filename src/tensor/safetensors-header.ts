@@ -109,19 +109,33 @@ function parseJson(file: string, bytes: Uint8Array): unknown {
 
 /** A key that an object of the (valid) JSON `text` has twice; `JSON.parse` keeps the last. */
 function duplicateKey(text: string): string | undefined {
-  const strings = /"(?:[^"\\]|\\.)*"|[{}]/gs;
+  const tokens = /["{}]/g;
   const open: Set<string>[] = [];
-  for (let match = strings.exec(text); match; match = strings.exec(text)) {
+  for (let match = tokens.exec(text); match; match = tokens.exec(text)) {
     const [token] = match;
     if (token === "{") open.push(new Set());
     else if (token === "}") open.pop();
-    else if (/^[ \t\r\n]*:/.test(text.slice(strings.lastIndex, strings.lastIndex + 64))) {
-      const key = String(JSON.parse(token));
+    else {
+      tokens.lastIndex = stringEnd(text, match.index);
+      let next = tokens.lastIndex;
+      while (text[next] <= " ") next++;
+      // A string before a colon is a key.
+      if (text[next] !== ":") continue;
+      const key = String(JSON.parse(text.slice(match.index, tokens.lastIndex)));
       if (open.at(-1)?.has(key)) return key;
       open.at(-1)?.add(key);
     }
   }
   return undefined;
+}
+
+/** Where the JSON string that starts at `start` ends; it may be longer than regexes bear. */
+function stringEnd(text: string, start: number): number {
+  for (let end = text.indexOf('"', start + 1); ; end = text.indexOf('"', end + 1)) {
+    let slashes = 0;
+    while (text[end - 1 - slashes] === "\\") slashes++;
+    if (slashes % 2 === 0) return end + 1;
+  }
 }
 
 function checkMetadata(file: string, entry: unknown): Readonly<Record<string, string>> {

@@ -153,8 +153,9 @@ const lies: [string, () => string, RegExp][] = [
     /"a" twice/,
   ],
   [
-    "a name twice, once escaped",
-    () => fileOf(`{"a":${JSON.stringify(one)},"\\u0061" :${JSON.stringify(one)}}`, 4),
+    "a name twice, once escaped, far from its colon",
+    () =>
+      fileOf(`{"a":${JSON.stringify(one)},"\\u0061"${" ".repeat(99)}:${JSON.stringify(one)}}`, 4),
     /"a" twice/,
   ],
   [
@@ -232,6 +233,15 @@ for (const [what, make, message] of lies) {
     assert.match(error.message, message);
   });
 }
+
+test("a name may be of megabytes, with quotes and backslashes in it", () => {
+  for (const name of ["x".repeat(20_000_000), '\\"'.repeat(1000), "\\", 'a":{']) {
+    const file = openSafetensors(
+      fileOf({ [name]: one, other: { ...one, data_offsets: [4, 8] } }, 8),
+    );
+    assert.deepEqual([...file.tensors.keys()], [name, "other"]);
+  }
+});
 
 test("a name of Object's own is a name like any other", () => {
   const file = openSafetensors(

@@ -1,7 +1,7 @@
 /**
  * @file The byte-level BPE tokenizer that a `tokenizer.json` describes: text to token ids and back.
  * Encoding: added tokens are cut out (only where the caller trusts the text), the rest is
- * normalised, cut into pieces, and each piece's bytes are merged. Decoding: the ids' bytes, as UTF-8.
+ * normalised, cut into pieces, and each piece's bytes are merged. Decoding: their bytes, as UTF-8.
  * Source: the format's documentation, huggingface.co/docs/tokenizers.
  */
 import { join } from "node:path";

@@ -23,7 +23,7 @@ export class Vocabulary {
   /** One more than the highest id. */
   size = 0;
 
-  /** Adds the first `length` of `bytes`, of this `hash`, as token `id`; of equals the first stays. */
+  /** Adds the first `length` of `bytes`, of this hash, as token `id`; of equals the first stays. */
   add(bytes: Uint8Array, length: number, hash: number, id: number): void {
     this.makeRoom(length, id);
     for (let i = 0; i < length; i++) this.arena[this.end + i] = bytes[i];
