@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { ceilDiv, Random } from "../base/index.ts";
 import { type Device, openDevice } from "../device/index.ts";
+import { map, pageBytes, unmap, viewAt } from "../native/index.ts";
 import {
   columnsOf,
   type DType,
@@ -147,13 +148,15 @@ test("castRows gives the reference's bits for every sink and width, special valu
 test("NaN and infinity in a quantised row do what the contract says", () => {
   for (const special of [Number.NaN, Infinity, -Infinity]) {
     for (const kind of sinkTypes) {
-      oracle(`castRows of ${special} to ${kind}`, (device, random) => {
-        const x = randomRows(random, 4, 300);
-        x.data[2 * x.stride + 150] = special;
-        const sink = poisonedSink(kind, 4, 300);
-        castRows(device, x, 4, sink);
-        return tensorsOf(sink);
-      });
+      for (const place of [0, 128, 150, 255, 299]) {
+        oracle(`castRows of ${special} at ${place} to ${kind}`, (device, random) => {
+          const x = randomRows(random, 4, 300);
+          x.data[2 * x.stride + place] = special;
+          const sink = poisonedSink(kind, 4, 300);
+          castRows(device, x, 4, sink);
+          return tensorsOf(sink);
+        });
+      }
     }
   }
   const x = zeros("f32", [1, 256]);
@@ -429,6 +432,69 @@ test("a row's bits are the same alone and among 300, whoever computes it", () =>
             assert.deepEqual(bits, bitsOf(tensorsOf(alone)[i]), `${kind}, row ${r}`);
           });
         }
+      }
+    }
+  }
+});
+
+/** Memory that ends where a page ends that is not there: a step beyond is fatal. */
+function allocateAtEdge(bytes: number): ArrayBuffer {
+  const mapped = ceilDiv(bytes, pageBytes) * pageBytes;
+  const address = map(mapped + pageBytes);
+  unmap(address + mapped, pageBytes);
+  return viewAt(address, mapped);
+}
+
+/** A tensor whose last element is the last of such memory. */
+function atEdge<D extends "f32" | "bf16">(dtype: D, rows: number, columns: number): Tensor<D> {
+  const count = rows * columns;
+  const bytes = count * (dtype === "f32" ? 4 : 2);
+  const buffer = allocateAtEdge(bytes);
+  const start = buffer.byteLength - bytes;
+  const data =
+    dtype === "f32"
+      ? new Float32Array(buffer, start, count).fill(1.5)
+      : new Uint16Array(buffer, start, count);
+  return tensorOf(dtype, [rows, columns], data as Tensor<D>["data"]);
+}
+
+test("nothing beyond the last element of an operand is touched", () => {
+  for (const device of machines) {
+    for (const columns of widths) {
+      const [x, to] = [atEdge("f32", 3, columns), atEdge("f32", 3, columns)];
+      const weight = tensorOf("f32", [columns], atEdge("f32", 1, columns).data);
+      const narrow = atEdge("bf16", 3, columns);
+      const padded = atEdge("bf16", 3, 128 * ceilDiv(columns, 128));
+      const scales = atEdge("f32", 3, ceilDiv(columns, 128));
+      const all: Sink[] = [
+        { type: "f32", values: to },
+        { type: "bf16", values: narrow },
+        { type: "f8e4m3", values: padded, scales },
+      ];
+      for (const sink of all) {
+        castRows(device, x, 3, sink);
+        rmsNorm(device, x, weight, 0, 3, sink);
+        swiglu(device, x, atEdge("f32", 3, columns), 3, sink);
+      }
+      const [index, positions] = [int32([2, 1, 2]), int32([0, 1, 2])];
+      gatherRows(device, x, index, 3, to);
+      gatherRows(device, narrow, index, 3, atEdge("bf16", 3, columns));
+      gatherRows(device, narrow, index, 3, to);
+      addRows(device, x, 3, to);
+      const weights = atEdge("f32", 3, 1);
+      combineExperts(device, {
+        y: x,
+        slotOf: int32([2, 1, 2], [3, 1]),
+        weights,
+        shared: x,
+        tokens: 3,
+        to,
+      });
+      const dim = columns - (columns % 2);
+      const heads = { fromHeadStride: dim, toHeadStride: dim, heads: 1, dim, tokens: 3 };
+      const cosSin = atEdge("f32", 3, dim);
+      for (const target of [atEdge("f32", 3, dim), atEdge("bf16", 3, dim)]) {
+        rotate(device, { from: atEdge("f32", 3, dim), to: target, cosSin, positions, ...heads });
       }
     }
   }

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { ceilDiv, Random } from "../base/index.ts";
 import { type Device, openDevice } from "../device/index.ts";
+import { map, pageBytes, unmap, viewAt } from "../native/index.ts";
 import { f32ToBf16, type Tensor, tensorOf, zeros } from "../tensor/index.ts";
 import { benchMla } from "./flash-mla.bench.ts";
 import { type MlaCall, type MlaSequence, mlaAttention, pageTokens } from "./index.ts";
@@ -245,6 +246,48 @@ test("machine code is the formula and the reference over edge shapes, on every i
   }
 });
 
+/** The same numbers in memory that ends where a page ends that is not there: a step beyond is fatal. */
+function atEdge<T extends Tensor>(tensor: T): T {
+  const { dtype, shape, data } = tensor;
+  const bytes = Math.ceil(data.byteLength / pageBytes) * pageBytes;
+  const address = map(bytes + pageBytes);
+  unmap(address + bytes, pageBytes);
+  const start = bytes - data.byteLength;
+  const buffer = viewAt(address, bytes);
+  const copy =
+    dtype === "bf16"
+      ? new Uint16Array(buffer, start, data.length)
+      : new Float32Array(buffer, start, data.length);
+  copy.set(data);
+  return tensorOf(dtype, shape, copy as T["data"]) as T;
+}
+
+test("nothing beyond the last element of an operand is touched", () => {
+  for (const device of machines) {
+    for (const dtype of ["f32", "bf16"] as const) {
+      for (const [dimQk, headDimV] of dims) {
+        const lengths = [
+          [2, 128],
+          [3, 64],
+        ] as const;
+        const { call } = makeProblem(new Random(seed), {
+          heads: 3,
+          dimQk,
+          headDimV,
+          dtype,
+          lengths,
+        });
+        const wanted = rerun(device, call);
+        const [q, kvCache] = [atEdge(call.q), atEdge(call.kvCache)];
+        const [out, lse] = [atEdge(emptyLike(call.out)), atEdge(emptyLike(call.lse!))];
+        mlaAttention(device, { ...call, q, kvCache, out, lse });
+        assert.equal(difference(out, wanted.out), 0);
+        assert.equal(difference(lse, wanted.lse), 0);
+      }
+    }
+  }
+});
+
 test("rows that belong to no sequence are left as they were", () => {
   const sizes = { heads: 3, dimQk: 20, headDimV: 12, dtype: "f32", lengths: [[2, 7]] } as const;
   for (const device of [reference, ...machines]) {
@@ -275,7 +318,7 @@ test("a query that sees no key gets zeros and an infinite lse; no query at all i
   }
 });
 
-test("rows of q and out may be strided", () => {
+test("rows of q, out and lse may be strided", () => {
   const sizes = { heads: 3, dimQk: 20, headDimV: 12, dtype: "f32", lengths: [[4, 70]] } as const;
   for (const device of [reference, ...machines]) {
     const { call } = makeProblem(new Random(seed), sizes);
@@ -289,8 +332,13 @@ test("rows of q and out may be strided", () => {
       return tensorOf("f32", tensor.shape, data, stride);
     };
     const out = stretch(emptyLike(call.out), 33);
-    mlaAttention(device, { ...call, q: stretch(call.q, 41), out });
+    const lse = tensorOf("f32", [6, 3], new Float32Array(60).fill(Number.NaN), 10);
+    mlaAttention(device, { ...call, q: stretch(call.q, 41), out, lse });
     assert.equal(difference(out, stretch(call.out, 33)), 0);
+    for (let i = 0; i < 60; i++) {
+      const wanted = i % 10 < 3 ? call.lse!.data[Math.floor(i / 10) * 3 + (i % 10)] : Number.NaN;
+      assert.ok(Object.is(lse.data[i], wanted), `lse element ${i}`);
+    }
   }
 });
 
