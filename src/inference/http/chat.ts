@@ -1,11 +1,12 @@
 /** @file `POST /v1/chat/completions`: checks, prompt, and how answers are spelt. */
+import { BaleenError } from "../../base/index.ts";
 import type { GenerationEvent } from "../types.ts";
 import { type AnswerForm, type Job, usageBody, type WholeChoice } from "./answer.ts";
 import { ApiError, invalid } from "./errors.ts";
 import type { TotalUsage } from "./generation.ts";
 import { chatLogprobs } from "./logprobs.ts";
 import type { Served, TextCodec } from "./options.ts";
-import { checkModel, checkStreamOptions, encodePrompt, engineRequests, newId } from "./prepare.ts";
+import { checkModel, checkPrompt, checkStreamOptions, engineRequests, newId } from "./prepare.ts";
 import { type ChatRequest, parseChatRequest } from "./requests.ts";
 
 /** The job of a chat request's body; an `ApiError` for one that can't be served. */
@@ -15,7 +16,7 @@ export function chatJob(body: Record<string, unknown>, served: Served, arrivedMs
   checkStreamOptions(request);
   const id = newId("chatcmpl");
   const logprobs = logprobsOf(request);
-  const prompt = encodePrompt(render(request, served), true, "messages", served);
+  const prompt = checkPrompt(encodeMessages(request, served), "messages", served);
   const includeUsage = request.stream_options?.include_usage ?? false;
   return {
     served,
@@ -38,8 +39,8 @@ function logprobsOf(request: ChatRequest): number | undefined {
   );
 }
 
-function render(request: ChatRequest, served: Served): string {
-  if (!served.chatTemplate) {
+function encodeMessages(request: ChatRequest, served: Served): number[] {
+  if (!served.encodeChat) {
     throw new ApiError(
       400,
       "no_chat_template",
@@ -51,15 +52,11 @@ function render(request: ChatRequest, served: Served): string {
     content: typeof content === "string" ? content : content.map((part) => part.text).join("\n"),
   }));
   try {
-    return served.chatTemplate.render(messages);
+    return served.encodeChat(messages);
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ApiError(
-      400,
-      "invalid_value",
-      `messages: the model's chat template refuses them (${reason}). Change their roles or order.`,
-      { param: "messages", cause },
-    );
+    if (!(cause instanceof BaleenError)) throw cause;
+    const options = { param: "messages", cause };
+    throw new ApiError(400, "invalid_value", `messages: ${cause.message}`, options);
   }
 }
 

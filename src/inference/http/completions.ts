@@ -51,7 +51,7 @@ export function completionJob(
 
 /** The prompts as token ids: one, or several of a list of texts or of lists. */
 function promptsOf({ prompt, n }: CompletionRequest, served: Served): (readonly number[])[] {
-  if (typeof prompt === "string") return [encodePrompt(prompt, false, "prompt", served)];
+  if (typeof prompt === "string") return [encodePrompt(prompt, "prompt", served)];
   if (prompt.length === 0) {
     throw invalid("prompt", "invalid_value", "prompt: is empty, wanted at least one token.");
   }
@@ -59,7 +59,7 @@ function promptsOf({ prompt, n }: CompletionRequest, served: Served): (readonly 
   checkChoices(prompt.length, n ?? 1);
   return prompt.map((one, index) =>
     typeof one === "string"
-      ? encodePrompt(one, false, `prompt[${index}]`, served)
+      ? encodePrompt(one, `prompt[${index}]`, served)
       : checkPrompt(one as readonly number[], `prompt[${index}]`, served),
   );
 }

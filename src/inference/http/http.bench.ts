@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { medianOf } from "../../base/index.ts";
 import type { EngineService, GenerationEvent, GenerationRequest } from "../types.ts";
 import { startServer } from "./server.ts";
-import { byteCodec, lineTemplate, ScriptedEngine } from "./testing.ts";
+import { byteCodec, encodeLines, ScriptedEngine } from "./testing.ts";
 
 /** Answers at once: every sequence gets one token in each turn of the event loop. */
 class NullEngine extends ScriptedEngine implements EngineService {
@@ -44,7 +44,7 @@ class NullEngine extends ScriptedEngine implements EngineService {
 
 async function serveChild(): Promise<void> {
   const engine = new NullEngine({ maxContext: 1_000_000 });
-  const server = await startServer({ engine, tokenizer: byteCodec, chatTemplate: lineTemplate });
+  const server = await startServer({ engine, tokenizer: byteCodec, encodeChat: encodeLines });
   process.on("message", () => process.send!({ cpu: process.cpuUsage() }));
   process.send!({ port: server.port });
 }

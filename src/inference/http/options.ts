@@ -13,18 +13,21 @@ export interface TextCodec {
   tokenBytes(id: number): Uint8Array;
 }
 
-/** What the server needs of a chat template. */
-export interface ChatRenderer {
-  /** The prompt, up to where the assistant's answer begins; throws for messages it can't render. */
-  render(messages: readonly { readonly role: string; readonly content: string }[]): string;
-}
+/** One message of a conversation. */
+export type PlainMessage = {
+  readonly role: string;
+  readonly content: string;
+};
 
 /** A loaded model behind an engine. */
 export interface Served {
   readonly engine: EngineService;
   readonly tokenizer: TextCodec;
-  /** Without one, chat requests are refused. */
-  readonly chatTemplate?: ChatRenderer | undefined;
+  /**
+   * The ids of a conversation, up to where the assistant's answer begins; throws for one that the
+   * model's chat template refuses. Absent where the model has none: chat requests are refused.
+   */
+  readonly encodeChat?: ((messages: readonly PlainMessage[]) => number[]) | undefined;
   /** Sampling of requests that say nothing; see `samplingDefaults`. */
   readonly defaults?: SamplingDefaults | undefined;
 }

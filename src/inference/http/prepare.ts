@@ -33,17 +33,9 @@ export function checkStreamOptions(request: SharedRequest): void {
   );
 }
 
-/**
- * The token ids of a prompt; `param` names it in the 400 for one that can't fit. A rendered
- * conversation frames itself (`framed`), a bare text is framed by the tokenizer.
- */
-export function encodePrompt(
-  text: string,
-  framed: boolean,
-  param: string,
-  served: Served,
-): readonly number[] {
-  const options = { addSpecialTokens: !framed, allowSpecial: true };
+/** The token ids of a prompt text; `param` names it in the 400 for one that can't fit. */
+export function encodePrompt(text: string, param: string, served: Served): readonly number[] {
+  const options = { addSpecialTokens: true, allowSpecial: true };
   return checkPrompt(served.tokenizer.encode(text, options), param, served);
 }
 

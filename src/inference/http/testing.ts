@@ -1,4 +1,5 @@
 /** @file A scripted engine and tokenizer: what tests and benchmarks of the server stand on. */
+import { BaleenError } from "../../base/index.ts";
 import type {
   EngineService,
   EngineStats,
@@ -7,7 +8,7 @@ import type {
   GenerationRequest,
   ModelInfo,
 } from "../types.ts";
-import type { ChatRenderer, Served, TextCodec } from "./options.ts";
+import type { PlainMessage, Served, TextCodec } from "./options.ts";
 import { type ListenOptions, type RunningServer, startServer } from "./server.ts";
 
 /** One token for each byte, and 0xff as an id that has no text. */
@@ -17,14 +18,14 @@ export const byteCodec: TextCodec = {
 };
 
 /** `role: content` lines; refuses two messages of one role in a row. */
-export const lineTemplate: ChatRenderer = {
-  render(messages) {
-    messages.forEach((message, index) => {
-      if (message.role === messages[index - 1]?.role) throw new Error("roles must alternate");
-    });
-    return messages.map(({ role, content }) => `${role}: ${content}\n`).join("");
-  },
-};
+export function encodeLines(messages: readonly PlainMessage[]): number[] {
+  messages.forEach((message, index) => {
+    if (message.role !== messages[index - 1]?.role) return;
+    throw new BaleenError("chat-template-failed", "roles must alternate. Change their order.");
+  });
+  const lines = messages.map(({ role, content }) => `${role}: ${content}\n`);
+  return Array.from(Buffer.from(lines.join("")));
+}
 
 /** What the scripted engine does. */
 export interface Script {
@@ -193,7 +194,7 @@ export class ScriptedEngine implements EngineService {
 
 /** A scripted engine with a tokenizer and a template. */
 export function scriptedServed(engine: ScriptedEngine): Served {
-  return { engine, tokenizer: byteCodec, chatTemplate: lineTemplate };
+  return { engine, tokenizer: byteCodec, encodeChat: encodeLines };
 }
 
 /** A server over a scripted engine, and the short ways to call it. */
