@@ -45,8 +45,8 @@ export function measureFmaRate(device: Device, runs: number = 15): number {
 }
 
 /**
- * Bytes per second that one thread reads from a buffer of `bytes` over and over: from the cache that
- * holds it, or from memory where none does.
+ * Bytes per second that one thread reads from a buffer of `bytes` over and over: from the cache
+ * that holds it, or from memory where none does.
  */
 export function measureReadRate(device: Device, bytes: number, runs: number = 15): number {
   assert(device.isa !== undefined, "the rate of machine code: wanted a device that runs it");

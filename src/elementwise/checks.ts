@@ -56,7 +56,9 @@ export function checkVector(what: string, tensor: Tensor, count: number): void {
   checkReach(what, tensor, 1, 0, count);
 }
 
-/** The first `count` entries of a list of rows lie in [0, bound); returns one more than the largest. */
+/**
+ * The first `count` entries of a list of rows lie in [0, bound); returns one more than the largest.
+ */
 export function checkIndex(
   what: string,
   index: Tensor<"i32">,

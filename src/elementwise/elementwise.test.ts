@@ -104,7 +104,9 @@ function tensorsOf(sink: Sink): Tensor[] {
   return sink.type === "f8e4m3" ? [sink.values, sink.scales] : [sink.values];
 }
 
-/** Runs `work` with equal inputs on the reference and on each machine device; all bits must agree. */
+/**
+ * Runs `work` with equal inputs on the reference and on each machine device; all bits must agree.
+ */
 function oracle(what: string, work: (device: Device, random: Random) => readonly Tensor[]): void {
   const wanted = work(reference, new Random(seed)).map(bitsOf);
   for (const device of machines) {
@@ -139,7 +141,7 @@ function overSinks(
   }
 }
 
-test("castRows gives the reference's bits for every sink and width, special values included", () => {
+test("castRows gives the reference's bits for every sink, width and special value", () => {
   overSinks((device, random, sink, rows, columns) => {
     castRows(device, randomRows(random, rows, columns), rows, sink);
   }, "castRows");

@@ -1,7 +1,7 @@
 /**
  * @file Door of `elementwise`: norms, rotary embedding, activations, quantisation, combination.
- * Each function checks its operands, picks the rung and returns when the result is written. Rows are
- * independent: the bits of one never depend on the others, nor on the number of threads.
+ * Each function checks its operands, picks the rung and returns when the result is written. Rows
+ * are independent: the bits of one never depend on the others, nor on the number of threads.
  */
 import { assert, assertEqual } from "../base/index.ts";
 import type { Device } from "../device/index.ts";
@@ -21,7 +21,9 @@ import * as x86 from "./x86.ts";
 
 export type { Combination, Rotation, Sink } from "./types.ts";
 
-/** Writes the first `rows` rows of `x` `[rows, k]` to `sink`: a copy, a rounding or a quantisation. */
+/**
+ * Writes the first `rows` rows of `x` `[rows, k]` to `sink`: a copy, a rounding or a quantisation.
+ */
 export function castRows(device: Device, x: Tensor<"f32">, rows: number, sink: Sink): void {
   assertEqual(x.dtype, "f32", "dtype of x");
   const columns = x.shape.at(-1) ?? 0;
@@ -34,7 +36,7 @@ export function castRows(device: Device, x: Tensor<"f32">, rows: number, sink: S
 /**
  * Writes y = x * (mean(x^2) + eps)^(-1/2) * weight for the first `rows` rows of `x` `[rows, k]`;
  * row i goes to row `toRows[i]` of the sink where that is given, else to row i. `weight` is `[k]`.
- * The mean is taken in float64 in one fixed order; the factor is rounded to float32 once.
+ * The squares are summed in float64 in one fixed order; every step after that rounds to float32.
  */
 export function rmsNorm(
   device: Device,
@@ -78,7 +80,8 @@ export function swiglu(
 
 /**
  * Rotates the interleaved pairs (2i, 2i + 1) of every head of every token by the token's position:
- * (x0, x1) becomes (x0 c - x1 s, x1 c + x0 s), written interleaved too. In place where `to` is `from`.
+ * (x0, x1) becomes (x0 c - x1 s, x1 c + x0 s), written interleaved too. In place where `to` is
+ * `from`.
  */
 export function rotate(device: Device, call: Rotation): void {
   checkRotation(call);
@@ -87,8 +90,8 @@ export function rotate(device: Device, call: Rotation): void {
 }
 
 /**
- * Copies row `index[i]` of `from` to row i of `to` for i < rows; both have one dtype, f32 or bf16, or
- * bf16 rows become f32. The embedding lookup, and the permutation of tokens to experts.
+ * Copies row `index[i]` of `from` to row i of `to` for i < rows; both have one dtype, f32 or bf16,
+ * or bf16 rows become f32. The embedding lookup, and the permutation of tokens to experts.
  */
 export function gatherRows(
   device: Device,
@@ -111,8 +114,8 @@ export function gatherRows(
 }
 
 /**
- * Adds to each token's row of `to` its expert outputs: to[t] += shared[t] + sum over j, in order, of
- * weights[t, j] * y[slotOf[t, j]]. The sum is taken first and added once.
+ * Adds to each token's row of `to` its expert outputs: to[t] += shared[t] + sum over j, in order,
+ * of weights[t, j] * y[slotOf[t, j]]. The sum is taken first and added once.
  */
 export function combineExperts(device: Device, call: Combination): void {
   checkCombination(call);

@@ -1,7 +1,7 @@
 /**
- * @file The reference rung: plain loops that say what the kernels compute, to the bit. Everything is
- * rounded to float32 after each operation, except where a comment says otherwise; the machine-code
- * rung gives the same bits on every instruction set, save for `swiglu`, whose exponential differs.
+ * @file The reference rung: plain loops that say what the kernels compute, to the bit. Everything
+ * is rounded to float32 after each operation, except where a comment says otherwise. Machine code
+ * gives the same bits on every instruction set, save for `swiglu`, whose exponential differs.
  */
 import { alignUp, ceilDiv } from "../base/index.ts";
 import {

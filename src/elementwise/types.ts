@@ -23,7 +23,10 @@ export type Sink =
 
 /** A rotary embedding of some heads of some tokens; see `rotate`. */
 export interface Rotation {
-  /** First element: the rotary part of the first token's first head. A step of the first dimension is a token. */
+  /**
+   * First element: the rotary part of the first token's first head. A step of the first dimension
+   * is a token.
+   */
   readonly from: Tensor<"f32">;
   /** Elements from one head to the next in `from`. */
   readonly fromHeadStride: number;

@@ -1,6 +1,6 @@
 /**
- * @file The frame of the row kernels: a task takes a run of rows; an operation gives the results of a
- * row vector by vector; a sink stores them. Widths are compiled in, addresses and strides are
+ * @file The frame of the row kernels: a task takes a run of rows; an operation gives the results of
+ * a row vector by vector; a sink stores them. Widths are compiled in, addresses and strides are
  * arguments. No row's code depends on another row, nor on how many there are.
  */
 import {
@@ -73,21 +73,28 @@ export interface RowOperation {
   readonly sources: 1 | 2;
   /** Emits what comes once, before all rows. */
   start?(kernel: RowKernel): void;
-  /** Emits what a row needs before its first vector. May use the registers that `temporaries` names. */
+  /**
+   * Emits what a row needs before its first vector. May use the registers that `temporaries` names.
+   */
   startRow?(kernel: RowKernel): void;
   /** Emits dst = the results at the current column plus `disp`. */
   vector(kernel: RowKernel, dst: Vec, disp: number, tail?: Tail): void;
 }
 
-/** Registers that an operation may use between vectors; `column` is the frame's while vectors run. */
+/**
+ * Registers that an operation may use between vectors; `column` is the frame's while vectors run.
+ */
 export const temporaries: readonly Gpr[] = [rcx, rdx, rsi, rdi];
 
 const [args, row, rowEnd, scratch, column]: Gpr[] = [rbx, r12, r13, r14, rax];
 const sourceRows: readonly Gpr[] = [r8, r9];
 const [values, scales]: Gpr[] = [r10, r11];
 
-/** Scratch bytes: a group of results, then what the operation keeps. */
-const scratchLayout = { group: 0, operation: 4 * groupColumns } as const;
+/** Where in scratch memory the operation keeps what it must; a group of results lies before it. */
+const keptStart = 4 * groupColumns;
+
+/** Bytes of scratch memory that a row kernel may use; those of its operation come last. */
+export const rowScratch = { bytes: keptStart + 4096, keptBytes: 4096 } as const;
 
 /** See the file's header. */
 export class RowKernel {
@@ -114,7 +121,7 @@ export class RowKernel {
 
   /** Memory of the operation in scratch, at `disp` bytes. */
   kept(disp: number): Mem {
-    return mem(scratch, { disp: scratchLayout.operation + disp });
+    return mem(scratch, { disp: keptStart + disp });
   }
 
   /** Where the float32 operands of the current column plus `disp` lie in source `index`. */

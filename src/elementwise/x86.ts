@@ -1,4 +1,6 @@
-/** @file The machine-code rung: kernels made on demand, arguments written, rows split over the pool. */
+/**
+ * @file The machine-code rung: kernels made on demand, arguments written, rows split over the pool.
+ */
 import { assert } from "../base/index.ts";
 import { ArgumentBlock, type Device } from "../device/index.ts";
 import { bytesPerElement, type Tensor } from "../tensor/index.ts";
@@ -12,7 +14,13 @@ import {
   rotateArguments,
   rotateScratchBytes,
 } from "./x86-rotate.ts";
-import { RowKernel, type RowOperation, type RowSpec, rowArguments } from "./x86-rows.ts";
+import {
+  RowKernel,
+  type RowOperation,
+  type RowSpec,
+  rowArguments,
+  rowScratch,
+} from "./x86-rows.ts";
 
 /** What this room keeps on a device. */
 interface Workshop {
@@ -50,13 +58,20 @@ function rowsPerTask(device: Device, rows: number, elements: number): number {
   return Math.ceil(rows / Math.max(1, tasks));
 }
 
-/** Launches a kernel whose first two arguments are rows and rows per task; `elements` is a row's. */
+/**
+ * Launches a kernel whose first two arguments are rows and rows per task; `elements` is a row's.
+ */
 function launch(device: Device, kernel: number, rows: number, elements: number): void {
   const { args } = workshopOf(device);
   const perTask = rowsPerTask(device, rows, elements);
   args.setInt64(rowArguments.rows, rows);
   args.setInt64(rowArguments.rowsPerTask, perTask);
   device.launch(kernel, args.address, Math.ceil(rows / perTask));
+}
+
+function checkScratch(device: Device, bytes: number): void {
+  const got = device.scratchBytes;
+  assert(got >= bytes, () => `scratchBytes of the device: got ${got}, wanted at least ${bytes}`);
 }
 
 function strideBytes(tensor: Tensor): number {
@@ -77,6 +92,7 @@ interface RowCall {
 
 function launchRows(device: Device, call: RowCall): void {
   const { name, columns, rows, sources, sink, rowIndex } = call;
+  checkScratch(device, rowScratch.bytes);
   if (rows === 0 || columns === 0) return;
   const indexed = rowIndex === undefined ? "no" : (call.indexed ?? "sink");
   const powers = sink.type === "f8e4m3" && sink.powerOfTwoScales === true;
@@ -164,6 +180,7 @@ export function addRows(device: Device, x: Tensor<"f32">, rows: number, to: Tens
 export function combineExperts(device: Device, call: Combination): void {
   const { y, slotOf, weights, shared, tokens, to } = call;
   const k = slotOf.shape[1];
+  assert(8 * k <= rowScratch.keptBytes, () => `experts of a token: got ${k}, wanted at most 512`);
   const { args } = workshopOf(device);
   const at = rowArguments;
   args.setInt64(at.experts, y.address);
@@ -222,8 +239,7 @@ export function rotate(device: Device, call: Rotation): void {
   const { from, to, heads, dim, cosSin, positions, tokens, toRows } = call;
   if (tokens === 0 || heads === 0 || dim === 0) return;
   const scattered = toRows !== undefined;
-  const scratch = rotateScratchBytes(dim);
-  assert(scratch <= device.scratchBytes, () => `scratchBytes: wanted ${scratch} for dim ${dim}`);
+  checkScratch(device, rotateScratchBytes(dim));
   const key = `rotate ${dim} ${to.dtype} ${scattered ? "scattered" : "in order"}`;
   const kernel = kernelOf(device, key, () => {
     return emitRotate({ dim, to: to.dtype, scattered }, device.isa!);

@@ -1,4 +1,6 @@
-/** @file Checks of the door: a wrong address would kill the process, so nothing passes unchecked. */
+/**
+ * @file Checks of the door: a wrong address would kill the process, so nothing passes unchecked.
+ */
 import { assert, assertEqual, ceilDiv } from "../base/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 import { type MlaCall, type MlaSequence, pageTokens } from "./types.ts";

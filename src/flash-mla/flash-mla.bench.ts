@@ -1,7 +1,8 @@
 /**
- * @file Rates of the attention kernel on one thread, by its processor time: what share of the float32
- * peak it reaches. `--large` runs DeepSeek's shapes; without it a small one, which the tests run, too.
- * No peer computes paged latent attention alone on a processor, so the machine is the yardstick.
+ * @file Rates of the attention kernel on one thread, by its processor time: what share of the
+ * float32 peak it reaches. `--large` runs DeepSeek's shapes; without it a small one, which the
+ * tests run, too. No peer computes paged latent attention alone on a processor, so the machine is
+ * the yardstick.
  */
 import { fileURLToPath } from "node:url";
 import { ceilDiv, Random } from "../base/index.ts";

@@ -198,7 +198,10 @@ const lengthsOf = [
   [[130, 130]],
 ] as const;
 
-/** Every length with every width and dtype; the head counts take turns, few where there is much to do. */
+/**
+ * Every length with every width and dtype; the head counts take turns, few where there is much to
+ * do.
+ */
 function* edgeCases(): Generator<Case> {
   const headCounts = [1, 3, 4, 16, 20, 128, 2, 5];
   let turn = 0;
@@ -225,7 +228,7 @@ test("the reference is the formula, whatever lies in unused cache rows and table
   }
 });
 
-test("machine code is the formula and the reference over edge shapes, on every instruction set", () => {
+test("machine code is the formula and the reference on every instruction set", () => {
   const random = new Random(seed);
   for (const sizes of edgeCases()) {
     const problem = makeProblem(random, sizes);
@@ -246,7 +249,9 @@ test("machine code is the formula and the reference over edge shapes, on every i
   }
 });
 
-/** The same numbers in memory that ends where a page ends that is not there: a step beyond is fatal. */
+/**
+ * The same numbers in memory that ends where a page ends that is not there: a step beyond is fatal.
+ */
 function atEdge<T extends Tensor>(tensor: T): T {
   const { dtype, shape, data } = tensor;
   const bytes = Math.ceil(data.byteLength / pageBytes) * pageBytes;

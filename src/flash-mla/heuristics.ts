@@ -34,8 +34,8 @@ export function visibleKeys(sequence: MlaSequence, index: number): number {
 }
 
 /**
- * Cuts a call into tasks, largest first. Each thread gets about one task or more of equal work where
- * the groups allow it: a lone decoding sequence is split over the threads by its heads.
+ * Cuts a call into tasks, largest first. Each thread gets about one task or more of equal work
+ * where the groups allow it: a lone decoding sequence is split over the threads by its heads.
  */
 export function planTasks(sequences: readonly MlaSequence[], options: PlanOptions): MlaTask[] {
   const { threads, groupsPerQuery, groupsMax } = options;

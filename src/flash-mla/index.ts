@@ -10,9 +10,10 @@ export { type MlaCall, type MlaSequence, pageTokens } from "./types.ts";
 /**
  * Writes to `out` (and `lse`) the causal attention of every sequence's last `queryCount` positions
  * over its paged latent cache, all heads sharing one key of `dimQk` values, whose first `headDimV`
- * are the value: prefill, a chunk of it, and decode alike. A query that sees no key (its position is
- * negative) gets out 0 and lse +infinity, as upstream. Rows of tokens that belong to no sequence are
- * left as they were; cache rows beyond a context and table entries beyond its pages are not read.
+ * are the value: prefill, a chunk of it, and decode alike. A query that sees no key (its position
+ * is negative) gets out 0 and lse +infinity, as upstream. Rows of tokens that belong to no sequence
+ * are left as they were; cache rows beyond a context and table entries beyond its pages are not
+ * read.
  *
  * The bits of a query's result depend only on the query, the keys it sees and the device: keys are
  * taken in blocks of 64 in order, whatever else is in the call and however a prompt is chunked.

@@ -1,6 +1,6 @@
 /**
- * @file The reference rung: softmax(q K^T * scale) V as it is written, in float64, one query and one
- * head at a time, results rounded to float32 once.
+ * @file The reference rung: softmax(q K^T * scale) V as it is written, in float64, one query and
+ * one head at a time, results rounded to float32 once.
  */
 import type { MlaShape } from "./checks.ts";
 import { type MlaCall, type MlaSequence, pageTokens } from "./types.ts";

@@ -8,7 +8,10 @@ export const pageTokens = 64;
 export interface MlaSequence {
   /** Row of its first query in `q` and `out`. */
   readonly queryStart: number;
-  /** Its number of queries, the last positions of its context: query i sits at contextLength - queryCount + i. */
+  /**
+   * Its number of queries, the last positions of its context: query i sits at contextLength -
+   * queryCount + i.
+   */
   readonly queryCount: number;
   /** Its tokens in the cache, those of the queries included. */
   readonly contextLength: number;
@@ -16,7 +19,9 @@ export interface MlaSequence {
   readonly blockTable: Int32Array;
 }
 
-/** Absorbed multi-head latent attention over a paged cache: one latent head serves all query heads. */
+/**
+ * Absorbed multi-head latent attention over a paged cache: one latent head serves all query heads.
+ */
 export interface MlaCall {
   /**
    * float32 `[tokens, heads, dimQk]`: absorbed nope part first (headDimV), then the rotary part.

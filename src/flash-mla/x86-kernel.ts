@@ -3,12 +3,12 @@
  *
  * A task keeps a record per group in its scratch memory. For each block of 64 keys: scores of all
  * groups, 4 keys at a time, so that keys stay in the nearest cache while groups pass over them; the
- * softmax of each group so far (Milakov and Gimelshein, "Online normalizer calculation for softmax",
- * 2018); then the values, 4 vectors of dimensions at a time. `out` itself holds the sums. At the end
- * they are divided by the total.
+ * softmax of each group so far (Milakov and Gimelshein, "Online normalizer calculation for
+ * softmax", 2018); then the values, 4 vectors of dimensions at a time. `out` itself holds the sums.
+ * At the end they are divided by the total.
  *
- * Scores of a group lie as [64 keys][R rows], R rows being a quarter of a vector: a vector is 4 keys
- * of each row, so that maximum and sum over keys are vertical until the last two steps.
+ * Scores of a group lie as [64 keys][R rows], R rows being a quarter of a vector: a vector is 4
+ * keys of each row, so that maximum and sum over keys are vertical until the last two steps.
  *
  * What a query does not see is never used: scores beyond are replaced by -infinity before the
  * softmax, and the loops over values end with the last key that the group sees.
@@ -284,7 +284,9 @@ class MlaKernel {
     asm.cmovg(count.d, spare.d);
   }
 
-  /** Turns the group's scores into weights; updates its maximum, its sum and the scale of the past. */
+  /**
+   * Turns the group's scores into weights; updates its maximum, its sum and the scale of the past.
+   */
   private emitSoftmax(): void {
     const { asm, v } = this;
     const [first, last, walker] = [rsi, rcx, rdx];

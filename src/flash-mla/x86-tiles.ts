@@ -86,7 +86,9 @@ function emitSteps(
   advance(rest);
 }
 
-/** The tile of scores: `rows` queries at rdi against 4 keys at rsi, to `to`; clobbers both and rax. */
+/**
+ * The tile of scores: `rows` queries at rdi against 4 keys at rsi, to `to`; clobbers both and rax.
+ */
 export function emitScoreTile(v: VectorBuilder, spec: MlaKernelSpec, rows: number, to: Mem): void {
   const { asm } = v;
   const rowBytes = spec.kvStride * cacheBytes(spec);

@@ -49,7 +49,9 @@ function kernelOf(device: Device, kernels: Map<string, number>, spec: MlaKernelS
   return kernel;
 }
 
-/** Copies the page ids where the kernel can read them; gives the address of each sequence's first. */
+/**
+ * Copies the page ids where the kernel can read them; gives the address of each sequence's first.
+ */
 function writeTables(device: Device, workshop: Workshop, call: MlaCall): number[] {
   const counts = call.sequences.map(({ contextLength }) => ceilDiv(contextLength, pageTokens));
   const total = counts.reduce((sum, count) => sum + count, 0);
