@@ -94,7 +94,10 @@ const [values, scales]: Gpr[] = [r10, r11];
 const keptStart = 4 * groupColumns;
 
 /** Bytes of scratch memory that a row kernel may use; those of its operation come last. */
-export const rowScratch = { bytes: keptStart + 4096, keptBytes: 4096 } as const;
+export const rowScratch: Readonly<Record<"bytes" | "keptBytes", number>> = {
+  bytes: keptStart + 4096,
+  keptBytes: 4096,
+};
 
 /** See the file's header. */
 export class RowKernel {
