@@ -12,7 +12,7 @@ import { defaultSampling, type GenerationRequest } from "./types.ts";
 const vocabSize = 97;
 
 function engineOf(options: EngineOptions = {}, model: NullModelOptions = {}): Engine {
-  const bounds = { maxContext: 1024, blocks: 160, ...options };
+  const bounds = { maxContext: 1024, blocks: 160, mtp: "always", ...options } as const;
   return new Engine(new NullModel({ vocabSize, choices: 6, ...model }), nullDetokenizer, bounds);
 }
 
@@ -255,7 +255,7 @@ test("text waits for the decoder, and what it has left comes at the end", () => 
     },
   };
   const model = new NullModel({ vocabSize, draftAccuracy: 0.5 });
-  const engine = new Engine(model, detokenizer, { blocks: 10 });
+  const engine = new Engine(model, detokenizer, { blocks: 10, mtp: "always" });
   const answers = answersOf(engine, [
     requestOf("even", [1], { maxTokens: 4 }),
     requestOf("odd", [1], { maxTokens: 3 }),
@@ -314,7 +314,11 @@ class FaultyModel extends NullModel {
 for (const fault of ["forward", "draft"] as const) {
   test(`when a ${fault} pass fails, its requests end with an error and others go on`, () => {
     const model = new FaultyModel({ vocabSize, choices: 6, draftAccuracy: 0.5 });
-    const engine = new Engine(model, nullDetokenizer, { maxSequences: 2, blocks: 40 });
+    const engine = new Engine(model, nullDetokenizer, {
+      maxSequences: 2,
+      blocks: 40,
+      mtp: "always",
+    });
     const requests = mixedRequests(new Random(6), 3);
     for (const request of requests) engine.add({ ...request, maxTokens: 50 });
     const book = new AnswerBook();

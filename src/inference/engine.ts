@@ -13,6 +13,7 @@ import type { DraftSequence, ForwardResult, KvCache, LanguageModel } from "../mo
 import type { Tensor } from "../tensor/index.ts";
 import { BlockManager } from "./block-manager.ts";
 import { blocksFor } from "./cache-size.ts";
+import { DraftPolicy } from "./draft-policy.ts";
 import { checkRequest, engineError } from "./errors.ts";
 import { Sampler } from "./sampler.ts";
 import { blockTokens, planStep, type RankPlan, type RankState, type Share } from "./scheduler.ts";
@@ -33,8 +34,11 @@ export interface EngineOptions {
   readonly blocks?: number | undefined;
   /** Memory for the cache; a quarter of what is available unless given. */
   readonly kvBytes?: number | undefined;
-  /** Draft with the model's MTP layer where it has one; true unless given. */
-  readonly mtp?: boolean | undefined;
+  /**
+   * Draft with the model's MTP layer, if it has one: where that is found to pay (true, unless
+   * given), always, or never (false). Answers are the same.
+   */
+  readonly mtp?: boolean | "always" | undefined;
   /** Keep blocks for prompts that start the same; true unless given. */
   readonly prefixCache?: boolean | undefined;
   /** Ids that may be drawn: the tokenizer's, where the model's output has more rows. */
@@ -67,6 +71,7 @@ export class Engine {
   private readonly clock: Clock;
   private readonly limits: { maxSequences: number; tokenBudget: number; maxWaiting: number };
   private readonly mtp: boolean;
+  private readonly draftPolicy: DraftPolicy | undefined;
   private readonly prefixCache: boolean;
   private readonly cache: KvCache;
   private readonly blocks: BlockManager;
@@ -106,7 +111,8 @@ export class Engine {
       tokenBudget: Math.max(tokenBudget, maxSequences + 1),
       maxWaiting,
     };
-    this.mtp = model.canDraft && (options.mtp ?? true);
+    this.mtp = model.canDraft && options.mtp !== false;
+    this.draftPolicy = options.mtp === "always" ? undefined : new DraftPolicy();
     this.prefixCache = options.prefixCache ?? true;
     const maxContext = Math.min(model.maxContext, options.maxContext ?? model.maxContext);
     const { kvBytesPerPage: bytesPerBlock } = model;
@@ -262,6 +268,10 @@ export class Engine {
   }
 
   private compute(work: readonly Share<Sequence>[]): void {
+    const startedMs = this.clock.now();
+    const generatedBefore = this.totals.generatedTokens;
+    const drawing = work.reduce((count, { draws }) => count + Number(draws), 0);
+    const guesses = this.mtp && drawing > 0 && (this.draftPolicy?.shouldGuess(drawing) ?? true);
     const result = this.guarded(work, () =>
       this.model.forward(
         this.cache,
@@ -275,11 +285,17 @@ export class Engine {
     );
     if (!result) return;
     const outcomes = this.drawAll(work, result).filter(({ sequence }) => !this.failed(sequence));
-    if (this.mtp) this.draftAll(outcomes.filter((outcome) => this.needsDraftPass(outcome)));
+    const drafting = outcomes.filter((outcome) => this.needsDraftPass(outcome));
+    if (this.mtp && drafting.length > 0) this.draftAll(drafting, guesses);
     for (const { sequence } of outcomes) {
       if (!this.failed(sequence)) this.publish(sequence);
     }
     for (const { sequence } of work) this.report(sequence);
+    // Steps that prefill, or that change from one way to the other, tell nothing of either.
+    if (!this.mtp || drawing < work.length) return;
+    if (!work.every(({ drafts }) => drafts === Number(guesses))) return;
+    const generated = this.totals.generatedTokens - generatedBefore;
+    this.draftPolicy?.observe(drawing, guesses, generated, this.clock.now() - startedMs);
   }
 
   /** The result of `run`, or undefined if it threw: then each request of `work` ended with that. */
@@ -342,25 +358,34 @@ export class Engine {
     return Math.floor(sequence.computed / blockTokens) > sequence.publishedBlocks;
   }
 
-  private draftAll(outcomes: readonly Outcome[]): void {
-    if (outcomes.length === 0) return;
-    const calls = outcomes.map(({ sequence, hiddenStart, position, rows }): DraftSequence => {
+  /**
+   * Writes the MTP layer's cache for all rows that stand, so that a later step can guess, and
+   * guesses the next tokens where that is wanted.
+   */
+  private draftAll(outcomes: readonly Outcome[], guesses: boolean): void {
+    const calls = outcomes.map((outcome): DraftSequence => {
+      const { sequence, hiddenStart, position, rows, draws } = outcome;
+      const { blockTable, finish, remaining } = sequence;
       const nextTokens = sequence.tokensOf(position + 1, position + rows + 1);
-      return { nextTokens, position, hiddenStart, blockTable: sequence.blockTable };
+      const guess = guesses && draws && !finish && remaining >= 2;
+      return { nextTokens, position, hiddenStart, blockTable, guess };
     });
     const logits = this.guarded(outcomes, () => this.model.draft(this.cache, calls));
     if (!logits) return;
-    outcomes.forEach(({ sequence, draws }, i) => {
-      if (!draws || sequence.finish || sequence.remaining < 2) return;
-      const { request, generated, history } = sequence;
-      try {
-        const row = rowOf(logits, i);
-        sequence.setDraft(this.sampler.draw(row, request.sampling, generated, history));
-      } catch (error) {
-        // A guess that can not be made costs a step, not the answer.
-        if (codeOf(error) !== "bad-logits") throw error;
-      }
+    let row = 0;
+    outcomes.forEach(({ sequence }, i) => {
+      if (calls[i].guess) this.guess(sequence, rowOf(logits, row++));
     });
+  }
+
+  private guess(sequence: Sequence, row: Float32Array): void {
+    const { request, generated, history } = sequence;
+    try {
+      sequence.setDraft(this.sampler.draw(row, request.sampling, generated, history));
+    } catch (error) {
+      // A guess that can not be made costs a step, not the answer.
+      if (codeOf(error) !== "bad-logits") throw error;
+    }
   }
 
   /** Makes the blocks that this step filled known to the prefix cache. */

@@ -120,8 +120,10 @@ export class NullModel implements LanguageModel {
    */
   draft(cache: KvCache, sequences: readonly DraftSequence[]): Tensor<"f32"> {
     const { states, drafted } = cache as NullCache;
-    this.draftLogits.clear(sequences.length);
-    sequences.forEach(({ nextTokens, position, hiddenStart, blockTable }, i) => {
+    const rows = sequences.filter(({ guess }) => guess ?? true).length;
+    this.draftLogits.clear(rows);
+    let row = 0;
+    for (const { nextTokens, position, hiddenStart, blockTable, guess } of sequences) {
       if (position > 0) {
         const before = rowAt(blockTable, position - 1);
         assert(drafted[before] === states[before], () => `draft: no row ${position - 1}`);
@@ -132,9 +134,9 @@ export class NullModel implements LanguageModel {
       const last = nextTokens.length - 1;
       const state = mix(this.rowStates[hiddenStart + last] ^ mix(nextTokens[last] + 1));
       const right = (mix(state ^ 0x2545f491) >>> 0) / 4294967296 < this.draftAccuracy;
-      this.write(this.draftLogits, i, right ? state : ~state);
-    });
-    return this.draftLogits.tensor(sequences.length);
+      if (guess ?? true) this.write(this.draftLogits, row++, right ? state : ~state);
+    }
+    return this.draftLogits.tensor(rows);
   }
 
   /** Nothing to stop. */

@@ -65,11 +65,11 @@ function digest(data: string | Float32Array): string {
 
 const random = new Random(1813);
 const shared = randomPrompt(random, 150, model.vocabSize);
-const requests: GenerationRequest[] = Array.from({ length: 10 }, (_, i) => {
+const requests: GenerationRequest[] = Array.from({ length: 8 }, (_, i) => {
   const own = randomPrompt(random, 1 + random.below(60), model.vocabSize);
   const sampling = { ...defaultSampling, temperature: i % 3 === 0 ? 0.8 : 0, topP: 0.95, seed: i };
   const prompt = [...shared.slice(0, random.below(151)), ...own];
-  return requestOf(`r${i}`, prompt, { maxTokens: 80, sampling, logprobs: 2 });
+  return requestOf(`r${i}`, prompt, { maxTokens: 70, sampling, logprobs: 2 });
 });
 
 const setups: Record<string, EngineOptions> = {
@@ -79,7 +79,7 @@ const setups: Record<string, EngineOptions> = {
   "with a prefix cache": { mtp: false },
   "with drafts": { prefixCache: false },
   "with drafts, one at a time": { maxSequences: 1 },
-  "with preemption, drafts and a prefix cache": { blocks: 8, tokenBudget: 50, maxSequences: 8 },
+  "with preemption, drafts and a prefix cache": { blocks: 10, tokenBudget: 50, maxSequences: 8 },
 };
 
 const rowsOfLogits = new Map<string, string>();
@@ -87,7 +87,11 @@ let reference: Map<string, Answer> | undefined;
 
 for (const [name, options] of Object.entries(setups)) {
   test(`the real model's answers and the bits of its logits are the same ${name}`, () => {
-    const engine = new Engine(witnessed(rowsOfLogits), nullDetokenizer, { blocks: 64, ...options });
+    const engine = new Engine(witnessed(rowsOfLogits), nullDetokenizer, {
+      blocks: 64,
+      mtp: "always",
+      ...options,
+    });
     const answers = answersOf(engine, requests);
     // The second time round, prompts and answers are found in the cache where there is one.
     const again = answersOf(engine, requests);
@@ -102,8 +106,8 @@ for (const [name, options] of Object.entries(setups)) {
       }
     }
     const stats = engine.stats();
-    assert.ok(known >= 800);
-    if (options.blocks === 8) assert.ok(stats.preemptions > 0);
+    assert.ok(known >= 500);
+    if (options.blocks === 10) assert.ok(stats.preemptions > 0);
     if (options.prefixCache ?? true) assert.ok(stats.cachedPromptTokens > 500);
     if (options.mtp ?? true) assert.ok(stats.acceptedTokens > 0.2 * stats.draftedTokens);
   });

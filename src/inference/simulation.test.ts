@@ -129,7 +129,7 @@ test("under random load in a tiny cache every answer is right and no block is lo
   const base = Number(process.env.BALEEN_SEED ?? Math.floor(Math.random() * 1e6));
   console.log(`seeds from ${base}; BALEEN_SEED replays them`);
   let [preemptions, cached, accepted, steps] = [0, 0, 0, 0];
-  for (let seed = base; seed < base + 60; seed++) {
+  for (let seed = base; seed < base + 40; seed++) {
     const history = simulate(seed, 400);
     checkHistory(history, seed);
     const stats = history.engine.stats();
@@ -139,7 +139,7 @@ test("under random load in a tiny cache every answer is right and no block is lo
     steps += stats.steps;
   }
   // The load must reach what it is meant to try.
-  assert.ok(preemptions > 20 && cached > 5000 && accepted > 5000 && steps > 10_000);
+  assert.ok(preemptions > 10 && cached > 4000 && accepted > 4000 && steps > 8000);
 });
 
 test("one seed replays one history", () => {

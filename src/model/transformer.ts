@@ -170,11 +170,12 @@ export class Transformer implements LanguageModel {
     mtp.block.forward(pass, x, this.slabsOf(cache)[this.parts.blocks.length]);
     const normed = workspace.tensor("mtp.normed", "f32", tokens, size);
     rmsNorm(device, x, mtp.norm, eps, tokens, { type: "f32", values: normed });
+    const lastRows: number[] = [];
     let end = 0;
-    const lastRows = sequences.map((s) => {
-      end += s.nextTokens.length;
-      return end - 1;
-    });
+    for (const { nextTokens, guess } of sequences) {
+      end += nextTokens.length;
+      if (guess ?? true) lastRows.push(end - 1);
+    }
     return this.logitsOf(normed, lastRows, mtp.head, "mtp.logits");
   }
 

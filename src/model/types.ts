@@ -30,6 +30,8 @@ export interface DraftSequence {
   /** First of its rows in `hidden`. */
   readonly hiddenStart: number;
   readonly blockTable: Int32Array;
+  /** False where only the layer's cache is to be written: no row of logits then. True if absent. */
+  readonly guess?: boolean;
 }
 
 /** A paged cache of one model, in pages of 64 tokens; every layer has its slab. */
@@ -64,7 +66,7 @@ export interface LanguageModel {
   forward(cache: KvCache, sequences: readonly ForwardSequence[]): ForwardResult;
   /**
    * Runs the MTP layer over rows of the last `forward`'s hidden states and returns the logits
-   * `[sequences, vocabSize]` of each sequence's last row: they guess the token after the next.
+   * `[sequences that guess, vocabSize]` of their last rows: they guess the token after the next.
    */
   draft(cache: KvCache, sequences: readonly DraftSequence[]): Tensor<"f32">;
   close(): void;
