@@ -11,8 +11,8 @@ import { Assembler, hasAvx512, mem, r8, rax, rdi, rsi, ymm, zmm } from "../codeg
 import { ArgumentBlock, type Device, openDevice } from "../device/index.ts";
 import { addressOf, processCpuTimeUs, threadCpuTimeUs } from "../native/index.ts";
 import { type Tensor, zeros } from "../tensor/index.ts";
-import type { Combination } from "./cases.ts";
 import { type Activations, type GemmGroup, gemm, packWeights } from "./index.ts";
+import type { Combination } from "./testing.ts";
 
 /** A shape of D's columns and the depth, with what multiplies it. */
 interface Shape extends Combination {

@@ -3,6 +3,8 @@ import { after, test } from "node:test";
 import { Random } from "../base/index.ts";
 import { type Device, type Isa, openDevice } from "../device/index.ts";
 import { f8e4m3ToF32, rowsOf, type Tensor, zeros } from "../tensor/index.ts";
+import { benchGemm } from "./deep-gemm.bench.ts";
+import { type Activations, gemm, packWeights } from "./index.ts";
 import {
   bf16One,
   calcDiff,
@@ -14,9 +16,7 @@ import {
   productOf,
   randomActivations,
   randomWeights,
-} from "./cases.ts";
-import { benchGemm } from "./deep-gemm.bench.ts";
-import { type Activations, gemm, packWeights } from "./index.ts";
+} from "./testing.ts";
 
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
 const isas: readonly Isa[] = ["avx512-bf16", "avx512", "avx2"];

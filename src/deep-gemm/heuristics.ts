@@ -11,7 +11,12 @@ const tasksPerThread = 6;
  * The least work of a task, in bytes of weights read or their like in arithmetic: a task costs about
  * 0.1 us to claim and set up, and starts a new stream of memory.
  */
-const taskBytesMin = 32 * 1024;
+const taskWorkMin = 64 * 1024;
+/**
+ * A launch of less work than this is done by the calling thread alone: some 12 us, of which handing
+ * half to another thread, which costs 3 to 9, would save next to nothing.
+ */
+export const serialWorkMax: number = 384 * 1024;
 /** Rows that cost as much as reading a panel once. */
 const rowsPerRead = 8;
 /**
@@ -46,9 +51,13 @@ export function shapeTasks(
     return;
   }
   const balanced = Math.floor(allPanels / (threads * tasksPerThread));
-  const work = panelBytes * (1 + Math.min(m, rowsMax) / rowsPerRead);
-  const least = ceilDiv(taskBytesMin, work);
+  const least = ceilDiv(taskWorkMin, workOf(Math.min(m, rowsMax), 1, panelBytes));
   shape.panelsPerTask = Math.max(1, Math.min(panels, Math.max(balanced, least)));
+}
+
+/** Work of `m` rows times some panels, in bytes of weights read or their like in arithmetic. */
+export function workOf(m: number, panels: number, panelBytes: number): number {
+  return m === 0 ? 0 : panels * panelBytes * (1 + m / rowsPerRead);
 }
 
 /** Chunks that `m` rows are cut into. */

@@ -3,9 +3,9 @@ import { after, test } from "node:test";
 import { Random } from "../base/index.ts";
 import { type Device, type Isa, openDevice } from "../device/index.ts";
 import { blockSize, type Tensor } from "../tensor/index.ts";
-import { combinations, randomWeights, strided } from "./cases.ts";
 import { type PackedType, panelColumns, panelElements, panelIndex } from "./layout.ts";
 import { PackedMatrix, packWeights } from "./pack.ts";
+import { combinations, randomWeights, strided } from "./testing.ts";
 import type { WeightMatrix } from "./types.ts";
 
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);

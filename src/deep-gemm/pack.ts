@@ -4,7 +4,8 @@
  */
 import { assert, assertEqual, ceilDiv } from "../base/index.ts";
 import type { Device } from "../device/index.ts";
-import { bf16ToF32, blockSize, f8e4m3ToF32, type Tensor, zeros } from "../tensor/index.ts";
+import { bf16ToF32, blockSize, f8e4m3ToF32, type Tensor } from "../tensor/index.ts";
+import { allocateLasting } from "./arena.ts";
 import { type PackedType, panelColumns, panelElements, panelIndex } from "./layout.ts";
 import type { ActivationType, PackedWeights, WeightMatrix } from "./types.ts";
 import { packPanels } from "./x86-pack.ts";
@@ -43,7 +44,6 @@ export class PackedMatrix implements PackedWeights {
     activation: ActivationType,
     dtype: PackedType,
   ) {
-    const allocate = (bytes: number) => device.allocate(bytes);
     this.activation = activation;
     this.dtype = dtype;
     this.k = matrices[0].weight.shape[1];
@@ -55,10 +55,10 @@ export class PackedMatrix implements PackedWeights {
     this.programName = `${activation} x ${dtype}`;
     this.columns = firstPanels.map((panel) => panel * panelColumns);
     this.width = this.columns.at(-1)! + this.parts.at(-1)!;
-    this.stream = zeros(dtype, [panels, panelElements(dtype, this.k)], allocate);
-    this.scales =
-      dtype === "f8e4m3" ? zeros("f32", [panels, ceilDiv(this.k, blockSize)], allocate) : undefined;
-    this.widths = zeros("i32", [panels], allocate);
+    this.stream = allocateLasting(device, dtype, [panels, panelElements(dtype, this.k)]);
+    const blocks = ceilDiv(this.k, blockSize);
+    this.scales = dtype === "f8e4m3" ? allocateLasting(device, "f32", [panels, blocks]) : undefined;
+    this.widths = allocateLasting(device, "i32", [panels]);
     this.panelBytes = this.stream.data.byteLength / panels;
     this.bytes = this.stream.data.byteLength + (this.scales?.data.byteLength ?? 0);
     matrices.forEach((matrix, part) => {

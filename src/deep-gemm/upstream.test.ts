@@ -12,8 +12,8 @@ import {
   toF32,
   zeros,
 } from "../tensor/index.ts";
-import { largestError, poisoned, productOf, randomMatrix } from "./cases.ts";
 import * as deepGemm from "./index.ts";
+import { largestError, poisoned, productOf, randomMatrix } from "./testing.ts";
 
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
 const random = new Random(seed);

@@ -1,8 +1,8 @@
 /**
- * @file The record of a group, which tasks read, and the kernel that is launched, which finds a task's
+ * @file The record of a group, which tasks read, and the kernels that are launched, which find a task's
  * record: tasks of all groups are numbered through, and a group may have any program.
  */
-import { Assembler, mem, r8, rax, rcx, rdi, rsi } from "../codegen/index.ts";
+import { Assembler, mem, r8, r12, rax, rbp, rbx, rcx, rdi, rdx, rsi } from "../codegen/index.ts";
 
 /** Places of a group's record, in 64-bit words; strides are bytes, addresses absolute. */
 export const recordWords = {
@@ -39,15 +39,32 @@ export interface Program {
   readonly entry: number;
 }
 
-/**
- * The kernel that is launched: finds a task's group and jumps to the group's program.
- * Arguments: `[address of int32 ends of each group's tasks, address of the first record]`.
- */
-export function emitDispatcher(): Program {
+/** The kernels that are launched. Arguments in 64-bit words, as `dispatchWords` says. */
+export interface Dispatcher {
+  readonly code: Uint8Array;
+  /** Runs one task: finds its group and jumps to the group's program. */
+  readonly entry: number;
+  /** Runs all tasks, one after the other: a launch of one task stays on the calling thread. */
+  readonly serialEntry: number;
+}
+
+/** Places of the dispatcher's arguments. */
+export const dispatchWords = {
+  /** Address of the int32 ends of each group's tasks. */
+  ends: 0,
+  /** Address of the first record. */
+  records: 1,
+  tasks: 2,
+} as const;
+
+/** Emits both kernels. */
+export function emitDispatcher(): Dispatcher {
   const asm = new Assembler();
+  const word = (name: keyof typeof dispatchWords) => mem(rdi, { disp: dispatchWords[name] * 8 });
+  const dispatch = asm.here("dispatch");
   const [ends, start] = [rax, rcx];
-  asm.mov(ends, mem(rdi));
-  asm.mov(rdi, mem(rdi, { disp: 8 }));
+  asm.mov(ends, word("ends"));
+  asm.mov(rdi, word("records"));
   asm.xor(start.d, start.d);
   const [next, found] = [asm.here("next"), asm.label("found")];
   asm.mov(r8.d, mem(ends));
@@ -60,5 +77,22 @@ export function emitDispatcher(): Program {
   asm.bind(found);
   asm.sub(rsi.d, start.d);
   asm.jmp(mem(rdi, { disp: recordWords.program * 8 }));
-  return { code: asm.finish(), entry: 0 };
+  asm.align(64);
+  const serialEntry = asm.offset;
+  const [args, task, scratch] = [rbx, rbp, r12];
+  for (const register of [args, task, scratch]) asm.push(register);
+  asm.mov(args, rdi);
+  asm.mov(scratch, rdx);
+  asm.xor(task.d, task.d);
+  const again = asm.here("again");
+  asm.mov(rdi, args);
+  asm.mov(rsi, task);
+  asm.mov(rdx, scratch);
+  asm.call(dispatch);
+  asm.inc(task);
+  asm.cmp(task, mem(args, { disp: dispatchWords.tasks * 8 }));
+  asm.jb(again);
+  for (const register of [scratch, task, args]) asm.pop(register);
+  asm.ret();
+  return { code: asm.finish(), entry: 0, serialEntry };
 }

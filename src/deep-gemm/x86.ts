@@ -4,11 +4,18 @@
  */
 import { assert } from "../base/index.ts";
 import { ArgumentBlock, type Device, type Isa } from "../device/index.ts";
-import { chunksOfRows, shapeTasks, type TaskShape, totalsBytesMax } from "./heuristics.ts";
+import {
+  chunksOfRows,
+  serialWorkMax,
+  shapeTasks,
+  type TaskShape,
+  totalsBytesMax,
+  workOf,
+} from "./heuristics.ts";
 import type { PackedMatrix } from "./pack.ts";
 import type { GemmGroup } from "./types.ts";
 import { emitProgram } from "./x86-program.ts";
-import { emitDispatcher, type Program, recordLength, recordWords } from "./x86-record.ts";
+import { dispatchWords, emitDispatcher, recordLength, recordWords } from "./x86-record.ts";
 import { type KernelSpec, keptBytes } from "./x86-tile.ts";
 
 const recordBytes = recordLength * 8;
@@ -17,7 +24,8 @@ const recordBytes = recordLength * 8;
 class Launcher {
   private readonly device: Device;
   private readonly isa: Isa;
-  private readonly dispatcher: number;
+  private readonly parallelKernel: number;
+  private readonly serialKernel: number;
   private readonly header: ArgumentBlock;
   private readonly ends: ArgumentBlock;
   private readonly records: ArgumentBlock;
@@ -32,8 +40,11 @@ class Launcher {
     );
     this.device = device;
     this.isa = isa;
-    this.dispatcher = this.load(emitDispatcher(), "gemm");
-    this.header = new ArgumentBlock(device, 16);
+    const { code, entry, serialEntry } = emitDispatcher();
+    const address = device.load(code, "deep-gemm dispatcher");
+    this.parallelKernel = address + entry;
+    this.serialKernel = address + serialEntry;
+    this.header = new ArgumentBlock(device, Object.keys(dispatchWords).length * 8);
     this.ends = new ArgumentBlock(device, 64 * 4);
     this.records = new ArgumentBlock(device, 64 * recordBytes);
   }
@@ -42,30 +53,36 @@ class Launcher {
     this.ends.reserve(groups.length * 4);
     this.records.reserve(groups.length * recordBytes);
     let allPanels = 0;
+    let work = 0;
     for (let i = 0; i < groups.length; i++) {
       const { m, b } = groups[i];
-      allPanels += (b as PackedMatrix).panels * chunksOfRows(m);
+      const { panels, panelBytes } = b as PackedMatrix;
+      allPanels += panels * chunksOfRows(m);
+      work += workOf(m, panels, panelBytes);
     }
+    const threads = work < serialWorkMax ? 1 : this.device.threads;
     let tasks = 0;
     let records = 0;
     for (let i = 0; i < groups.length; i++) {
       if (groups[i].m === 0) continue;
-      tasks += this.writeRecord(records * recordBytes, groups[i], allPanels);
+      tasks += this.writeRecord(records * recordBytes, groups[i], allPanels, threads);
       this.ends.setInt32(records++ * 4, tasks);
     }
     if (tasks === 0) return;
-    this.header.setAddress(0, this.ends.address);
-    this.header.setAddress(8, this.records.address);
-    this.device.launch(this.dispatcher, this.header.address, tasks);
+    this.header.setAddress(dispatchWords.ends * 8, this.ends.address);
+    this.header.setAddress(dispatchWords.records * 8, this.records.address);
+    this.header.setInt64(dispatchWords.tasks * 8, tasks);
+    if (threads === 1) this.device.launch(this.serialKernel, this.header.address, 1);
+    else this.device.launch(this.parallelKernel, this.header.address, tasks);
   }
 
   /** Writes the record of `group`, whose m is not 0, and returns its number of tasks. */
-  private writeRecord(at: number, group: GemmGroup, allPanels: number): number {
+  private writeRecord(at: number, group: GemmGroup, allPanels: number, threads: number): number {
     const { records, shape } = this;
     const { a, m, d } = group;
     const b = group.b as PackedMatrix;
     const { panels, panelBytes } = b;
-    shapeTasks(shape, m, panels, panelBytes, allPanels, this.device.threads);
+    shapeTasks(shape, m, panels, panelBytes, allPanels, threads);
     const { rowsPerTask, panelsPerTask } = shape;
     const rowTasks = Math.ceil(m / rowsPerTask);
     records.setAddress(at + recordWords.program * 8, this.programOf(b));
@@ -95,14 +112,11 @@ class Launcher {
     let address = this.programs.get(b.programName);
     if (address === undefined) {
       const spec: KernelSpec = { isa: this.isa, activation: b.activation, weights: b.dtype };
-      address = this.load(emitProgram(spec), b.programName);
+      const { code, entry } = emitProgram(spec);
+      address = this.device.load(code, `deep-gemm ${b.programName}`) + entry;
       this.programs.set(b.programName, address);
     }
     return address;
-  }
-
-  private load({ code, entry }: Program, name: string): number {
-    return this.device.load(code, `deep-gemm ${name}`) + entry;
   }
 }
 
