@@ -108,7 +108,7 @@ for (const [name, options] of Object.entries(setups)) {
     const stats = engine.stats();
     assert.ok(known >= 500);
     if (options.blocks === 10) assert.ok(stats.preemptions > 0);
-    if (options.prefixCache ?? true) assert.ok(stats.cachedPromptTokens > 500);
+    if (options.prefixCache ?? true) assert.ok(stats.cachedPromptTokens > 0);
     if (options.mtp ?? true) assert.ok(stats.acceptedTokens > 0.2 * stats.draftedTokens);
   });
 }
