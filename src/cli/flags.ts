@@ -39,7 +39,7 @@ export interface ChoiceFlag<C extends string = string> extends FlagBase {
 }
 
 /** A flag that may be given several times. */
-export interface ListFlag extends FlagBase {
+interface ListFlag extends FlagBase {
   readonly type: "list";
   readonly value: string;
 }
@@ -72,7 +72,7 @@ export type WithDefault<F extends { readonly default?: unknown }> = F & {
 export type Flags = Readonly<Record<string, Flag>>;
 
 /** The value of a flag after parsing; undefined only where it has no default. */
-export type ValueOf<F extends Flag> = F extends ListFlag
+type ValueOf<F extends Flag> = F extends ListFlag
   ? string[]
   : F extends SwitchFlag
     ? boolean

@@ -19,7 +19,7 @@ export interface LoadResult {
 }
 
 /** The value that `share` of the sorted `values` are not above; NaN where there are none. */
-export function percentile(sorted: readonly number[], share: number): number {
+function percentile(sorted: readonly number[], share: number): number {
   if (sorted.length === 0) return Number.NaN;
   return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)];
 }

@@ -103,6 +103,7 @@ export const serve: Command = defineCommand({
     settle(loadServed(engineOptions));
     try {
       const model = await loading;
+      exitOnFailure(model, server, log);
       announce(model, server, flags, apiKeys.length > 0, performance.now() - begunMs);
       if (flags.passage && isShipped(flags)) await firstPassage(model, passage.signal);
     } catch (error) {
@@ -122,6 +123,22 @@ function keysOf(given: readonly string[]): string[] {
   const keys = [...given, ...fromEnvironment.filter((key) => key !== "")];
   if (keys.every((key) => /^[\x21-\x7e]+$/.test(key))) return keys;
   throw new UsageError("--api-key: a key is empty or has blanks: use visible ASCII characters.");
+}
+
+/** Ends the process with status 1 when the engine's thread dies: whoever watches it starts it anew. */
+function exitOnFailure(
+  model: LoadedModel,
+  server: RunningServer,
+  log: (line: string) => void,
+): void {
+  const timer = setInterval(() => {
+    const { failed } = model.engine;
+    if (!failed) return;
+    clearInterval(timer);
+    log(`baleen: the engine died (${failed.message}): start the server again.`);
+    server.drain(1000).finally(() => process.exit(1));
+  }, 500);
+  timer.unref();
 }
 
 function isShipped(flags: Parsed<EngineFlags>["flags"]): boolean {

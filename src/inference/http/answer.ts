@@ -38,6 +38,8 @@ export interface AnswerForm {
 
 /** A request, ready for the engine. */
 export interface Job {
+  /** The answer's id, also the response's `x-request-id`. */
+  readonly id: string;
   readonly served: Served;
   readonly requests: readonly GenerationRequest[];
   /** Choices for each prompt. */
@@ -114,7 +116,7 @@ async function whole(job: Job, generation: Generation): Promise<Response> {
     return undefined;
   });
   return new Response(job.form.whole(choices, usage), {
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", "x-request-id": job.id },
   });
 }
 
@@ -153,7 +155,9 @@ async function streamed(
       });
   });
   await begin;
-  return new Response(events.readable, { headers: eventStreamHeaders });
+  return new Response(events.readable, {
+    headers: { ...eventStreamHeaders, "x-request-id": job.id },
+  });
 }
 
 function failureOf(error: unknown, { log }: HttpOptions): ApiError {

@@ -315,8 +315,9 @@ test("wrong paths and methods are told what there is", async () => {
     assert.match(((await unknown.json()) as { error: { code: string } }).error.code, /unknown_url/);
     const wrong = await fetch(url + path);
     assert.deepEqual([wrong.status, wrong.headers.get("allow")], [405, "POST"]);
-    const model = await fetch(`${url}/v1/models/other/one`);
-    assert.equal(model.status, 404);
+    for (const name of ["other/one", "%ff", "a%2fb", "%"]) {
+      assert.equal((await fetch(`${url}/v1/models/${name}`)).status, 404, name);
+    }
     const put = await fetch(`${url}/health`, { method: "PUT" });
     assert.deepEqual([put.status, put.headers.get("allow")], [405, "GET"]);
   });

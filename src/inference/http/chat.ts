@@ -19,6 +19,7 @@ export function chatJob(body: Record<string, unknown>, served: Served, arrivedMs
   const prompt = checkPrompt(encodeMessages(request, served), "messages", served);
   const includeUsage = request.stream_options?.include_usage ?? false;
   return {
+    id,
     served,
     requests: engineRequests(id, [prompt], request, logprobs, served),
     n: request.n ?? 1,

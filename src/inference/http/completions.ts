@@ -33,6 +33,7 @@ export function completionJob(
   const logprobs = request.logprobs ?? undefined;
   const includeUsage = request.stream_options?.include_usage ?? false;
   return {
+    id,
     served,
     requests: engineRequests(
       id,

@@ -6,7 +6,7 @@ const lossy = new TextDecoder();
 const strict = new TextDecoder("utf-8", { fatal: true });
 
 /** A token in the chat form: its text (replacement characters where split), and its bytes. */
-export interface ChatTokenLogprob {
+interface ChatTokenLogprob {
   readonly token: string;
   readonly logprob: number;
   readonly bytes: number[];

@@ -38,6 +38,7 @@ test("chat and completions answer, with n and log probabilities", async () => {
       ["hello ", "hello "],
     );
     assert.equal(chat.choices[1].logprobs?.content?.[0].top_logprobs[0].token, "h");
+    assert.equal(chat._request_id, chat.id);
     assert.equal(chat.usage?.prompt_tokens_details?.cached_tokens, 4);
     const text = await client.completions.create({
       model,

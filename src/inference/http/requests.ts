@@ -9,9 +9,9 @@ import { validate } from "./validate.ts";
 /** Most choices (prompts times n) of one request. */
 export const maxChoices = 128;
 /** Most likeliest tokens reported beside each drawn one. */
-export const maxTopLogprobs = 20;
+const maxTopLogprobs = 20;
 /** Most characters of one stop string. */
-export const maxStopChars = 256;
+const maxStopChars = 256;
 
 function real(min: number, max: number): z.ZodNumber {
   const wanted = `a number from ${min} to ${max}`;
