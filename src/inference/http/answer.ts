@@ -2,6 +2,7 @@
  * @file One answer, whole or as an event stream. The first event is awaited before the response
  * begins, so that a failure before it still has its own HTTP status.
  */
+import { setMaxListeners } from "node:events";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "../types.ts";
 import type { Admission } from "./admission.ts";
 import { type ApiError, toApiError } from "./errors.ts";
@@ -61,6 +62,8 @@ export async function answer(
   end: () => void,
 ): Promise<Response> {
   const cancel = new AbortController();
+  // Every choice listens to it.
+  setMaxListeners(job.requests.length + 8, cancel.signal);
   const onGone = (): void => cancel.abort();
   signal.addEventListener("abort", onGone);
   if (signal.aborted) cancel.abort();

@@ -83,6 +83,19 @@ test("200 streams over the engine end without an error", async () => {
   });
 });
 
+test("a hundred choices listen to one client's leaving without a warning", async () => {
+  const warnings: Error[] = [];
+  const onWarning = (warning: Error): void => void warnings.push(warning);
+  process.on("warning", onWarning);
+  await withEngine(async (engine, { url }) => {
+    const response = await ask(url, { prompt: "a", n: 100, max_tokens: 3 });
+    assert.equal(((await response.json()) as { choices: unknown[] }).choices.length, 100);
+    assert.equal(engine.stats().finished.length, 100);
+  });
+  process.off("warning", onWarning);
+  assert.deepEqual(warnings, []);
+});
+
 test("what the engine refuses is a client's error where it is one", async () => {
   await withEngine(async (_, { url }) => {
     const chat = await fetch(`${url}/v1/chat/completions`, {
