@@ -48,6 +48,7 @@ import {
   type Source,
   stepBytes,
   streamStepBytes,
+  stripsOf,
   tileArguments,
   tileRows,
 } from "./x86-tile.ts";
@@ -81,21 +82,16 @@ const localNames = [
   "blockB",
   "steps",
   "kLeft",
-  /** Lines of the next block of B that each row block asks for; how far they have come in this one. */
-  "prefetchLines",
-  "prefetchAt",
-  /** The row block: its rows, A, totals. */
+  /** The row block: its number, rows, A, totals. */
+  "rowBlock",
   "tileRows",
   "tileA",
   "tileTotals",
-  "tileCode",
 ] as const;
 
 const saved: readonly Gpr[] = [rbx, rbp, r12, r13, r14, r15];
 const frameBytes = localNames.length * 8;
 const record: Gpr = rdi;
-/** The row block's number. */
-const rowBlock: Gpr = rbx;
 
 function local(name: (typeof localNames)[number]): Mem {
   return mem(rsp, { disp: localNames.indexOf(name) * 8 });
@@ -152,16 +148,18 @@ class TaskProgram {
   private emitTiles(): Tiles {
     const { spec } = this;
     const [blockB, scratch] = [local("blockB"), local("scratch")];
-    const other = this.emitTable("hot");
-    if (decodesInRegisters(spec)) {
-      const [only, first] = [this.emitTable("codes"), this.emitTable("keep")];
-      return { only, first, other, firstB: blockB, otherB: scratch };
-    }
-    if (spec.weights === "f8e4m3") {
-      return { only: other, first: other, other, firstB: scratch, otherB: scratch };
-    }
-    const first = this.emitTable("stream");
-    return { only: first, first, other, firstB: blockB, otherB: blockB };
+    const [only, first, other] = decodesInRegisters(spec)
+      ? (["codes", "keep", "shared"] as const)
+      : (["panel", "shared", "shared"] as const);
+    const decoded = spec.weights === "f8e4m3" ? scratch : blockB;
+    const shared = this.emitTable(other);
+    return {
+      only: this.emitTable(only),
+      first: first === other ? shared : this.emitTable(first),
+      other: shared,
+      firstB: decodesInRegisters(spec) ? blockB : decoded,
+      otherB: decoded,
+    };
   }
 
   /** Tiles of 1 to 6 rows; returns a table of their offsets, by rows. */
@@ -223,11 +221,11 @@ class TaskProgram {
     asm.div(divisor);
     asm.mov(local("rowBlocks"), rax);
     asm.mov(divisor, rax);
-    asm.mov(rax.d, this.bBlockBytes / 64);
+    // The tiles of a block of k together ask for the next block, evenly, so that memory stays busy.
+    asm.mov(rax.d, streamStepBytes(this.spec) / stripsOf(this.spec, tileRows));
     asm.xor(rdx.d, rdx.d);
     asm.div(divisor);
-    asm.add(rax, 1);
-    asm.mov(local("prefetchLines"), rax);
+    asm.lea(tileArguments.aheadStep, mem(rax, { disp: 1 }));
     asm.mov(rax, local("rows"));
     asm.xor(rdx.d, rdx.d);
     asm.div(divisor);
@@ -297,33 +295,35 @@ class TaskProgram {
 
   private walkRows(tiles: Tiles): void {
     const { asm, spec } = this;
-    const { a, aScale, aStride, aScaleStride, keep, steps, totals } = tileArguments;
+    const { a, aScale, aStride, aScaleStride, keep, odd, ahead, steps, totals } = tileArguments;
+    // The next block, or panel, begins where this block ends.
+    asm.mov(ahead, local("steps"));
+    if (isPaired(spec)) asm.add(ahead, odd);
+    asm.imul(ahead, ahead, streamStepBytes(spec));
+    asm.add(ahead, local("blockB"));
     asm.mov(rax, local("blockA"));
     asm.mov(local("tileA"), rax);
-    asm.mov(rax, local("blockB"));
-    asm.mov(local("prefetchAt"), rax);
     asm.mov(aScale, local("blockScales"));
     asm.mov(rax, local("scratch"));
     asm.add(rax, keptBytes);
     asm.mov(local("tileTotals"), rax);
-    asm.xor(rowBlock.d, rowBlock.d);
+    asm.mov(local("rowBlock"), 0);
     const next = asm.here("rows");
-    const [rows, table] = [rax, rcx];
+    const [rows, table, block] = [rax, rcx, r9];
     asm.mov(rows, local("baseRows"));
-    asm.cmp(rowBlock, local("tallBlocks"));
+    asm.mov(block, local("rowBlock"));
+    asm.cmp(block, local("tallBlocks"));
     asm.adc(rows, 0);
     asm.mov(local("tileRows"), rows);
-    this.chooseTiles(tiles, table);
+    this.chooseTiles(tiles, table, block);
     asm.movsxd(rax, mem(table, { index: rows, scale: 4 }));
     asm.lea(table, mem(this.base));
     asm.add(rax, table);
-    asm.mov(local("tileCode"), rax);
-    this.prefetch();
     asm.mov(a, local("tileA"));
     asm.mov(totals, local("tileTotals"));
     asm.mov(keep, local("scratch"));
     asm.mov(steps, local("steps"));
-    asm.call(local("tileCode"));
+    asm.call(rax);
     asm.mov(rax, local("tileRows"));
     asm.mov(rcx, rax);
     asm.imul(rcx, aStride);
@@ -335,40 +335,20 @@ class TaskProgram {
     }
     asm.imul(rax, rax, stepBytes);
     asm.add(local("tileTotals"), rax);
-    asm.inc(rowBlock);
-    asm.cmp(rowBlock, local("rowBlocks"));
+    asm.mov(rax, local("rowBlock"));
+    asm.inc(rax);
+    asm.mov(local("rowBlock"), rax);
+    asm.cmp(rax, local("rowBlocks"));
     asm.jb(next);
   }
 
-  /**
-   * Asks for a share of the next block of B, where there are several row blocks, so that memory is as
-   * busy during the others as during the first, which reads the block. Panels follow each other in
-   * the stream; requests beyond its end do no harm.
-   */
-  private prefetch(): void {
-    const { asm } = this;
-    const done = asm.label("asked");
-    asm.cmp(local("rowBlocks"), 1);
-    asm.je(done);
-    const [lines, place] = [rcx, rax];
-    asm.mov(lines, local("prefetchLines"));
-    asm.mov(place, local("prefetchAt"));
-    const next = asm.here("ask");
-    asm.prefetcht1(mem(place, { disp: this.bBlockBytes }));
-    asm.add(place, 64);
-    asm.dec(lines);
-    asm.jne(next);
-    asm.mov(local("prefetchAt"), place);
-    asm.bind(done);
-  }
-
   /** Sets `table`, and the tile's `b`. */
-  private chooseTiles(tiles: Tiles, table: Gpr): void {
+  private chooseTiles(tiles: Tiles, table: Gpr, block: Gpr): void {
     const { asm } = this;
     const chosen = asm.label("chosen");
     asm.lea(table, mem(tiles.other));
     asm.mov(tileArguments.b, tiles.otherB);
-    asm.test(rowBlock, rowBlock);
+    asm.test(block, block);
     asm.jne(chosen);
     asm.mov(tileArguments.b, tiles.firstB);
     asm.lea(table, mem(tiles.first));

@@ -26,9 +26,11 @@ import {
   r15,
   rax,
   rbp,
+  rbx,
   rcx,
   rdx,
   rsi,
+  rsp,
   type Vec,
   ymm,
   zmm,
@@ -54,15 +56,16 @@ export interface KernelSpec {
 }
 
 /**
- * Where a tile takes B from. `stream`: the packed weights, f32 or bf16, with lines asked for ahead.
- * `hot`: the same layout in a near cache. `codes`: packed FP8, decoded in registers. `keep`: as
- * `codes`, and the decoded block stays in scratch memory for the row blocks that follow.
+ * Where a tile takes B from. `panel`: the layout of f32 or of bf16 pairs, in the stream or decoded.
+ * `shared`: the same, for one row block of several, which asks for a share of the stream ahead.
+ * `codes`: packed FP8, decoded in registers. `keep`: as `codes`, for the first row block of several:
+ * the decoded block stays in scratch memory for the others, and a share of the stream is asked for.
  */
-export type Source = "stream" | "hot" | "codes" | "keep";
+export type Source = "panel" | "shared" | "codes" | "keep";
 
 /**
- * Operands of a tile. It leaves `aStride`, `aScale`, `aScaleStride`, `bScale` and `odd` as they are,
- * and clobbers the others, r9, rax, rbp and all vector registers.
+ * Operands of a tile. It leaves `aStride`, `aScale`, `aScaleStride`, `bScale`, `odd` and `aheadStep` as
+ * they are, and clobbers the others, r9, rax and all vector registers.
  */
 export interface TileArguments {
   /** Address of A's first row at this block; bytes from row to row. */
@@ -79,6 +82,9 @@ export interface TileArguments {
   /** Whole steps; and whether half a pair follows (0 or 1). */
   readonly steps: Gpr;
   readonly odd: Gpr;
+  /** Which place of the stream to ask for next, where one of several; bytes from step to step. */
+  readonly ahead: Gpr;
+  readonly aheadStep: Gpr;
 }
 
 /** The registers that a tile takes its operands in. */
@@ -93,6 +99,8 @@ export const tileArguments: TileArguments = {
   keep: rdx,
   steps: rcx,
   odd: r13,
+  ahead: rbp,
+  aheadStep: rbx,
 };
 
 /** Whether FP8 is decoded within the tile, by a byte permutation over a table of 128 entries. */
@@ -113,6 +121,11 @@ export function streamStepBytes(spec: KernelSpec): number {
 /** Bytes of scratch memory of a decoded block; the totals lie behind it. */
 export const keptBytes: number = blockSteps * stepBytes;
 
+/** Passes of a tile over its steps: strips of columns, where these are more than accumulators. */
+export function stripsOf(spec: KernelSpec, rows: number): number {
+  return hasAvx512(spec.isa) || rows === 1 ? 1 : rows === 2 ? 2 : 4;
+}
+
 /** Bytes of A in one step. */
 export function activationStepBytes(spec: KernelSpec): number {
   return isPaired(spec) && spec.activation === "f32" ? 8 : 4;
@@ -126,8 +139,8 @@ export function emitTile(asm: Assembler, spec: KernelSpec, rows: number, source:
   return label;
 }
 
-/** How far ahead of its use a line of the weights is asked for. */
-const prefetchBytes = 4096;
+/** How far ahead of their use codes are asked for; other streams the processor foresees better. */
+const codesAheadBytes = 8192;
 /** Steps of the loop's body. */
 const unrolled = 4;
 
@@ -139,10 +152,10 @@ const lowBytes = Uint8Array.from(bf16OfCode, (bits) => bits & 255);
 const orAnd = 0xf8;
 
 const { a, aStride, aScale, aScaleStride, b, bScale, totals, keep, steps, odd } = tileArguments;
+const { ahead, aheadStep } = tileArguments;
 /** Address of A's row 3. */
 const aLower: Gpr = r9;
 const counter: Gpr = rax;
-const stripCounter: Gpr = rbp;
 
 /** Whether the two k of a pair are multiplied, or the first alone where k is odd and ends. */
 type Halves = "both" | "first";
@@ -173,7 +186,7 @@ class Tile {
     this.source = source;
     this.wide = hasAvx512(spec.isa);
     this.vec = this.wide ? zmm : ymm;
-    this.vectors = this.wide ? 4 : rows === 1 ? 8 : rows === 2 ? 4 : 2;
+    this.vectors = stepBytes / this.vectorBytes / stripsOf(spec, rows);
     this.group = this.wide && !this.decodes ? 4 : 2;
     this.isDot = spec.isa === "avx512-bf16" && spec.activation !== "f32";
     this.highBytes = asm.constant(highBytes);
@@ -210,20 +223,21 @@ class Tile {
 
   emit(): void {
     const { asm } = this;
-    const strips = stepBytes / (this.vectors * this.vectorBytes);
+    const strips = stripsOf(this.spec, this.rows);
     this.loadConstants();
     if (strips === 1) {
       this.emitStrip();
     } else {
-      asm.mov(stripCounter.d, strips);
+      asm.push(strips);
       const next = asm.here("strip");
       for (const walker of [a, b, steps]) asm.push(walker);
       this.emitStrip();
       for (const walker of [steps, b, a]) asm.pop(walker);
       asm.add(b, this.vectors * this.vectorBytes);
       asm.add(totals, this.vectors * this.vectorBytes);
-      asm.dec(stripCounter.d);
+      asm.dec(mem(rsp));
       asm.jne(next);
+      asm.pop(counter);
     }
     asm.ret();
   }
@@ -321,7 +335,7 @@ class Tile {
   private emitStep(step: number, halves: Halves): void {
     for (let first = 0; first < this.vectors; first += this.group) {
       if (this.decodes) this.decode(step, first);
-      if (this.source === "stream" || this.decodes) this.prefetch(step, first);
+      this.prefetch(step, first);
       if (!isPaired(this.spec)) {
         this.multiply(first, this.loadB(step, first), (row) => this.loadSingle(step, row));
       } else if (this.isDot) {
@@ -334,10 +348,12 @@ class Tile {
   }
 
   private prefetch(step: number, first: number): void {
-    const bytes = this.decodes ? this.vectorBytes / 2 : this.vectorBytes;
-    for (let line = 0; line < this.group * bytes; line += 64) {
-      const disp = step * this.bStepBytes + first * bytes + line + prefetchBytes;
-      this.asm.prefetcht0(mem(b, { disp }));
+    const { asm } = this;
+    if (this.source === "codes") {
+      asm.prefetcht0(mem(b, { disp: step * this.bStepBytes + first * 32 + codesAheadBytes }));
+    } else if (this.source !== "panel" && first === 0) {
+      asm.prefetcht0(mem(ahead));
+      asm.add(ahead, aheadStep);
     }
   }
 
