@@ -1,4 +1,4 @@
-/** @file The page in a real browser, on the real server: with the model that ships, and with none. */
+/** @file The page in a real browser, on the real server: with the shipped model, and with none. */
 import assert from "node:assert/strict";
 import { accessSync, constants, existsSync } from "node:fs";
 import { join } from "node:path";
@@ -164,11 +164,16 @@ test("the page: text streams in, the same as the API gives", { skip }, async () 
 });
 
 test("the page: charts and heat map draw what the engine reports", { skip }, async () => {
-  await page.getByLabel("Most tokens").fill("200");
+  await page.getByLabel("Most tokens").fill("400");
   await page.getByRole("button", { name: "Write" }).click();
   const speed = page.getByRole("img", { name: /^Tokens per second: generated [1-9]/ });
   await speed.waitFor();
-  await page.getByText("Done after 200 tokens").waitFor();
+  await page.getByText("Done after 400 tokens").waitFor();
+  const rest = await page.evaluate<number>(`(() => {
+    const prose = document.querySelector(".prose");
+    return prose.scrollHeight - prose.clientHeight - prose.scrollTop;
+  })()`);
+  assert.ok(rest < 2, `the passage is ${rest} pixels short of its end`);
   await page.getByRole("img", { name: /^KV blocks: cached [1-9]\d*, used \d+$/ }).waitFor();
   await page.getByRole("img", { name: /^Sequences: running \d+, waiting \d+$/ }).waitFor();
   assert.equal(await page.locator(".plot canvas").count(), 3);

@@ -1,4 +1,4 @@
-/** @file The page: on the left the reader writes with the model, on the right the engine at work. */
+/** @file The page: on the left one writes with the model, on the right is the engine at work. */
 import type { JSX } from "preact";
 import { EnginePanel } from "./engine-panel.tsx";
 import { Header } from "./header.tsx";

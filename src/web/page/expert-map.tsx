@@ -79,7 +79,7 @@ export function ExpertMap({ load }: { load: ExpertWindow | undefined }): JSX.Ele
             style={{ height: `${topPx + layers * rowPx + bottomPx}px` }}
             tabIndex={0}
             role="img"
-            aria-label={`Tokens per expert, ${layers} layers of ${experts} experts. ${summaryOf(load!)}`}
+            aria-label={`${layers} layers of ${experts} experts. ${summaryOf(load!)}`}
             onMouseMove={point}
             onMouseLeave={() => setCell(undefined)}
             onBlur={() => setCell(undefined)}
@@ -137,7 +137,8 @@ function whenOf(load: ExpertWindow): string {
 function summaryOf(load: ExpertWindow): string {
   if (sumOf(load.counts) === 0) return "No tokens yet.";
   const when = whenOf(load);
-  return `${when[0].toUpperCase()}${when.slice(1)}: balance ${percent(balanceOf(load))} (mean over busiest).`;
+  const balance = percent(balanceOf(load));
+  return `${when[0].toUpperCase()}${when.slice(1)}: balance ${balance} (mean over busiest).`;
 }
 
 function cellText(load: ExpertWindow, { layer, expert }: Cell): string {
@@ -146,8 +147,8 @@ function cellText(load: ExpertWindow, { layer, expert }: Cell): string {
   const total = sumOf(row);
   const share = total > 0 ? tokens / total : 0;
   return (
-    `MoE layer ${layer}, expert ${expert}: ${short(tokens)} tokens, ${percent(share)} of the layer's ` +
-    `(even: ${percent(1 / load.experts)}), ${whenOf(load)}.`
+    `MoE layer ${layer}, expert ${expert}: ${short(tokens)} tokens, ${percent(share)} of the ` +
+    `layer's (even: ${percent(1 / load.experts)}), ${whenOf(load)}.`
   );
 }
 

@@ -1,4 +1,4 @@
-/** @file What stands between the reader and the server: a lost connection, or a key that is asked for. */
+/** @file What stands between reader and server: a lost connection, or a key that is asked for. */
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { apiKey, setApiKey } from "./api.ts";

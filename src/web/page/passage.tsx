@@ -14,12 +14,17 @@ export function Passage({
   onClear: () => void;
 }): JSX.Element {
   const scroller = useRef<HTMLDivElement>(null);
+  // Follows the text until the reader scrolls up, and again from the bottom on.
+  const follow = useRef({ isOn: true, top: 0 });
+  const onScroll = (): void => {
+    const { scrollTop, scrollHeight, clientHeight } = scroller.current!;
+    if (scrollTop < follow.current.top) follow.current.isOn = false;
+    if (scrollTop + clientHeight > scrollHeight - 8) follow.current.isOn = true;
+    follow.current.top = scrollTop;
+  };
   useEffect(() => {
     const box = scroller.current;
-    // Follows the text, unless the reader has scrolled up.
-    if (box && box.scrollHeight - box.scrollTop - box.clientHeight < 80) {
-      box.scrollTop = box.scrollHeight;
-    }
+    if (box && follow.current.isOn) box.scrollTop = box.scrollHeight;
   });
   if (!answer) {
     return (
@@ -31,8 +36,8 @@ export function Passage({
   const isBusy = answer.state === "waiting" || answer.state === "writing";
   return (
     <article class="card passage" aria-label="Passage" aria-busy={isBusy}>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a scrolling region must take the focus */}
-      <div class="prose" ref={scroller} tabIndex={0}>
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must take the focus */}
+      <div class="prose" ref={scroller} tabIndex={0} onScroll={onScroll}>
         <span class="given">{answer.prompt}</span>
         {answer.pieces.map((piece, index) => (
           <Word key={index} piece={piece} />

@@ -1,4 +1,4 @@
-/** @file Follows the engine: connects, reads its states, and connects again when the server is back. */
+/** @file Follows the engine: connects, reads its states, connects again when the server is back. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { engineEvents, fetchInfo, type ModelInfo, ServerError } from "./api.ts";
 import { History } from "./history.ts";
