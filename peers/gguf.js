@@ -1,9 +1,10 @@
 /**
  * @file Writes GGUF version 3 files, the format that llama.cpp loads.
  *
- * Layout, little-endian: magic "GGUF", version, tensor count, key count; the keys with typed values;
- * for each tensor its name, dimensions (fastest first), type and offset; then the tensors, each at a
- * multiple of 32 bytes. Source: the format description in the ggml repository, docs/gguf.md.
+ * Layout, little-endian: magic "GGUF", version, tensor count, key count; the keys with typed
+ * values; for each tensor its name, dimensions (fastest first), type and offset; then the tensors,
+ * each at a multiple of 32 bytes. Source: the format description in the ggml repository,
+ * docs/gguf.md.
  */
 import { closeSync, openSync, writeSync } from "node:fs";
 
@@ -23,8 +24,8 @@ const tensorTypes = {
  * @property {string} name
  * @property {GgufType} type
  * @property {readonly number[]} shape Row-major: the last dimension is contiguous.
- * @property {readonly (() => Float32Array)[]} parts The values, in order; each part holds whole rows
- *   and is asked for once, so that a model never has to fit in memory.
+ * @property {readonly (() => Float32Array)[]} parts The values, in order; each part holds
+ *   whole rows and is asked for once, so that a model never has to fit in memory.
  * @typedef {string | number | boolean | { u32: number } | { strings: readonly string[] } |
  *   { i32s: readonly number[] }} GgufValue A number is a float32; integers are `{ u32 }`.
  */

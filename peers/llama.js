@@ -2,10 +2,10 @@
  * @file llama.cpp as a peer: a child process that loads a GGUF file and answers timed requests.
  *
  * It is driven by node-llama-cpp's own native binding (`AddonContext`: fill a batch, decode it,
- * sample), below that package's promises and locks for each token, since this is what lets llama.cpp
- * run fastest: on a model of 140 M parameters 1.1 times as fast as `sequence.evaluate`. Several
- * sequences share one context and one batch per step, llama.cpp's continuous batching. The binding is
- * not a public interface, so `package.json` names one exact version.
+ * sample), below that package's promises and locks for each token, since this is what lets
+ * llama.cpp run fastest: on a model of 140 M parameters 1.1 times as fast as `sequence.evaluate`.
+ * Several sequences share one context and one batch per step, llama.cpp's continuous batching. The
+ * binding is not a public interface, so `package.json` names one exact version.
  *
  * Messages: `{ id, method, args }` in, `{ id, result }` or `{ id, error }` out.
  */

@@ -16,7 +16,8 @@ import {
 } from "./synthetic-weights.js";
 
 /**
- * Writes a GGUF file whose matrices are of type `type` (the gate's stay F32, as llama.cpp has them).
+ * Writes a GGUF file whose matrices are of type `type` (the gate's stay F32, as llama.cpp has
+ * them).
  * @param {string} path
  * @param {string} modelName
  * @param {import("./synthetic-weights.js").Shape} shape
@@ -81,7 +82,8 @@ export function writeLlamaModel(path, modelName, shape, type) {
 }
 
 /**
- * llama.cpp absorbs kv_b: per head, the key rows transposed to `[kvRank, nope]`, and the value rows.
+ * llama.cpp absorbs kv_b: per head, the key rows transposed to `[kvRank, nope]`, and the value
+ * rows.
  */
 function keyAndValueOf(theirs, shape, type, matrix) {
   const { heads, nope, headDimV, kvRank } = shape;

@@ -2,7 +2,8 @@
  * @file One synthetic model of the DeepSeek-V3 family, in our format and in llama.cpp's.
  *
  * The FP8 and BF16 checkpoints and the F32 and BF16 GGUF files hold the same numbers exactly; the
- * Q8_0 file holds them rounded to llama.cpp's 8 bits. Good for speed and for agreement, not for prose.
+ * Q8_0 file holds them rounded to llama.cpp's 8 bits. Good for speed and for agreement, not for
+ * prose.
  */
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -30,8 +31,9 @@ import {
 const revision = 1;
 
 /**
- * Makes sure that `folder` holds the model named `size` in each of `forms`, writing what is missing.
- * `fp8` and `bf16` are Hugging Face directories, the others GGUF files of that tensor type.
+ * Makes sure that `folder` holds the model named `size` in each of `forms`, writing what is
+ * missing. `fp8` and `bf16` are Hugging Face directories, the others GGUF files of that tensor
+ * type.
  * @param {string} folder
  * @param {keyof typeof shapes} size
  * @param {readonly Form[]} forms

@@ -1,11 +1,11 @@
 /**
  * @file Tokens per second of engine and model: one stream, sixteen streams, a prompt of 512 tokens.
  *
- * `--large` builds the synthetic models of `peers/` in the temporary folder (8 GB, kept for the next
- * run) and runs ours and llama.cpp strictly in turn, each with one and with two threads; the better
- * number of threads counts for either. Before that both compute the logits of a tiny model, which
- * must agree: they run the same network. Without it, quick figures of the model that ships, which
- * the tests take, too.
+ * `--large` builds the synthetic models of `peers/` in the temporary folder (8 GB, kept for the
+ * next run) and runs ours and llama.cpp strictly in turn, each with one and with two threads; the
+ * better number of threads counts for either. Before that both compute the logits of a tiny model,
+ * which must agree: they run the same network. Without it, quick figures of the model that ships,
+ * which the tests take, too.
  *
  * Rates are medians of wall time; on a busy machine compare the processor time beside them.
  */
@@ -37,7 +37,7 @@ export function llamaVersion(): string | undefined {
   return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }
 
-/** The synthetic model `size` in `folder`, in each of `forms`: paths; what is missing is written. */
+/** Paths of the synthetic model `size` in `folder`, by form; what is missing is written. */
 export async function syntheticModel(
   folder: string,
   size: Size,
