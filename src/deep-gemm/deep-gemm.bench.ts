@@ -43,13 +43,20 @@ const largeShapes: readonly Shape[] = [
 const largeRows = [1, 4, 16, 32, 128, 512];
 /** Bytes of weights that take turns: several times what caches hold. */
 const coldBytes = 192 * 2 ** 20;
+/** Bytes that are read at a time, of a buffer that caches do not hold. */
 const readBytes = 64 * 2 ** 20;
+const bufferBytes = 4 * readBytes;
+
+/** Tasks of a limit's launch for each thread: as many as let a thread that comes late catch up. */
+const limitTasks = 8;
 
 /** Loops that reach a limit, as kernels: operations or bytes per task. */
 interface Limit {
   readonly kernel: number;
   readonly args: ArgumentBlock;
   readonly amount: number;
+  /** Called before each launch. */
+  readonly prepare: () => void;
 }
 
 /** Multiply-adds between registers: `vdpbf16ps` where the instruction set has it and `dot` asks. */
@@ -59,7 +66,7 @@ function arithmeticLimit(device: Device, dot: boolean): Limit {
   const vec = hasAvx512(isa) ? zmm : ymm;
   const sums = hasAvx512(isa) ? 24 : 12;
   const isDot = dot && isa === "avx512-bf16";
-  const turns = 100_000;
+  const turns = 15_000;
   asm.mov(rax.d, turns);
   const next = asm.here("turn");
   for (let i = 0; i < sums; i++) {
@@ -72,15 +79,15 @@ function arithmeticLimit(device: Device, dot: boolean): Limit {
   asm.ret();
   const amount = turns * sums * (vec(0).bits / 32) * (isDot ? 4 : 2);
   const kernel = device.load(asm.finish(), "arithmetic limit");
-  return { kernel, args: new ArgumentBlock(device, 64), amount };
+  return { kernel, args: new ArgumentBlock(device, 64), amount, prepare: () => {} };
 }
 
-/** Reads a share of a large buffer per task. */
+/** Reads a share of a large buffer per task, the next part of it at each launch. */
 function readLimit(device: Device, memory: Tensor<"f32">): Limit {
   const asm = new Assembler();
   const vec = hasAvx512(device.isa!) ? zmm : ymm;
   const bytes = vec(0).bits / 8;
-  const share = Math.floor(readBytes / device.threads / 4096) * 4096;
+  const share = Math.floor(readBytes / (limitTasks * device.threads) / 4096) * 4096;
   asm.mov(rax, mem(rdi));
   asm.imul(rsi, rsi, share);
   asm.add(rax, rsi);
@@ -93,8 +100,12 @@ function readLimit(device: Device, memory: Tensor<"f32">): Limit {
   asm.vzeroupper();
   asm.ret();
   const args = new ArgumentBlock(device, 64);
-  args.setAddress(0, addressOf(memory.data));
-  return { kernel: device.load(asm.finish(), "read limit"), args, amount: share };
+  let launches = 0;
+  const prepare = () => {
+    const offset = (launches++ * readBytes) % bufferBytes;
+    args.setAddress(0, addressOf(memory.data) + offset);
+  };
+  return { kernel: device.load(asm.finish(), "read limit"), args, amount: share, prepare };
 }
 
 /** Time of one call in microseconds: the thread's own where there is one, else the wall's. */
@@ -105,8 +116,9 @@ function timeOf(device: Device, work: () => void): number {
   return now() - start;
 }
 
-function launchLimit(device: Device, { kernel, args }: Limit): void {
-  device.launch(kernel, args.address, device.threads);
+function timeOfLimit(device: Device, { kernel, args, prepare }: Limit): number {
+  prepare();
+  return timeOf(device, () => device.launch(kernel, args.address, limitTasks * device.threads));
 }
 
 /** Launches that do the same work on different weights, so that none finds its own in a cache. */
@@ -173,8 +185,8 @@ function lineOf(
   const launches = launchesFor(m);
   const [ours, arithmetic, read, cpu]: number[][] = [[], [], [], []];
   for (let run = -launches.length; run < runs; run++) {
-    arithmetic.push(timeOf(device, () => launchLimit(device, limits.arithmetic)));
-    read.push(timeOf(device, () => launchLimit(device, limits.read)));
+    arithmetic.push(timeOfLimit(device, limits.arithmetic));
+    read.push(timeOfLimit(device, limits.read));
     const launch = launches[(run + launches.length) % launches.length];
     const before = processCpuTimeUs();
     const us = timeOf(device, () => gemm(device, launch));
@@ -184,9 +196,9 @@ function lineOf(
   }
   const us = medianOf(ours);
   const rate = (2 * m * experts * n * k) / us;
-  const peak = (limits.arithmetic.amount * device.threads) / medianOf(arithmetic);
+  const peak = (limits.arithmetic.amount * limitTasks * device.threads) / medianOf(arithmetic);
   const speed = bytes / us;
-  const memory = (limits.read.amount * device.threads) / medianOf(read);
+  const memory = (limits.read.amount * limitTasks * device.threads) / medianOf(read);
   // What the slower of the two limits would take, as a share of what it took.
   const roof = Math.max(rate / peak, speed / memory);
   const number = (value: number, digits: number, width: number) =>
@@ -212,7 +224,7 @@ export function benchGemm(isLarge: boolean, print: (line: string) => void): void
       print(`not measured: ${device.description}`);
       return;
     }
-    const memory = zeros("f32", [readBytes / 4], (bytes) => device.allocate(bytes));
+    const memory = zeros("f32", [bufferBytes / 4], (bytes) => device.allocate(bytes));
     memory.data.fill(1);
     const read = readLimit(device, memory);
     print(`${device.description}; limits are measured in turn with every line`);
