@@ -1,7 +1,8 @@
 /**
  * @file Memory for packed weights: large chunks that many matrices share. The mappings of a model
- * with tens of thousands of matrices stay few (systems limit their number), and small matrices, such
- * as an expert's, lie in huge pages like large ones, which spares a stream most page-table walks.
+ * with tens of thousands of matrices stay few (systems limit their number), and small matrices,
+ * such as an expert's, lie in huge pages like large ones, which spares a stream most page-table
+ * walks.
  */
 import { alignUp } from "../base/index.ts";
 import type { Device } from "../device/index.ts";
@@ -28,8 +29,8 @@ interface Chunk {
 const chunks = new WeakMap<Device, Chunk>();
 
 /**
- * Zeroed memory for a tensor that lives long. A chunk is freed when no tensor over it is referenced;
- * tensors of more than half a chunk have one of their own.
+ * Zeroed memory for a tensor that lives long. A chunk is freed when no tensor over it is
+ * referenced; tensors of more than half a chunk have one of their own.
  */
 export function allocateLasting<D extends PackedType | "i32">(
   device: Device,

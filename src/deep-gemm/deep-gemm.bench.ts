@@ -2,8 +2,8 @@
  * @file Rates of the GEMM kernels against this machine's limits, measured in turn with them since
  * machines are noisy: arithmetic between registers, and reading memory. Weights are cold: several
  * copies take turns, more than caches hold. One thread is timed by its processor time, several by
- * the wall. `--large` runs a square and DeepSeek-V2-Lite's shapes; without it one small shape, which
- * the tests run, too.
+ * the wall. `--large` runs a square and DeepSeek-V2-Lite's shapes; without it one small shape,
+ * which the tests run, too.
  */
 import { fileURLToPath } from "node:url";
 import { ceilDiv, medianOf } from "../base/index.ts";

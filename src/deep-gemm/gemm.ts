@@ -8,11 +8,11 @@ import type { GemmGroup } from "./types.ts";
 import { launchGemm } from "./x86.ts";
 
 /**
- * Writes `d (+)= a b^T` for every group, in one parallel region; see `GemmGroup`. Groups may differ in
- * everything; their `d` must not overlap, nor overlap an operand. **Batch-invariant**: row i of d has
- * the same bits whatever m is and whichever groups share the call, on one instruction set.
- * Products are summed in float32 in the order of k (the reference rung: float64); FP8 sums 128 of k,
- * scales the sum by both scales' product and adds it to the total.
+ * Writes `d (+)= a b^T` for every group, in one parallel region; see `GemmGroup`. Groups may differ
+ * in everything; their `d` must not overlap, nor overlap an operand. **Batch-invariant**: row i of
+ * d has the same bits whatever m is and whichever groups share the call, on one instruction set.
+ * Products are summed in float32 in the order of k (the reference rung: float64); FP8 sums 128 of
+ * k, scales the sum by both scales' product and adds it to the total.
  */
 export function gemm(device: Device, groups: readonly GemmGroup[]): void {
   for (let i = 0; i < groups.length; i++) checkGroup(groups[i], i);

@@ -5,11 +5,13 @@
 import { ceilDiv } from "../base/index.ts";
 import { tileRows } from "./x86-tile.ts";
 
-/** Tasks wanted for each thread, so that the last ones to finish are short; one thread needs none. */
+/**
+ * Tasks wanted for each thread, so that the last ones to finish are short; one thread needs none.
+ */
 const tasksPerThread = 6;
 /**
- * The least work of a task, in bytes of weights read or their like in arithmetic: a task costs about
- * 0.1 us to claim and set up, and starts a new stream of memory.
+ * The least work of a task, in bytes of weights read or their like in arithmetic: a task costs
+ * about 0.1 us to claim and set up, and starts a new stream of memory.
  */
 const taskWorkMin = 64 * 1024;
 /**

@@ -22,8 +22,8 @@ export function panelElements(dtype: PackedType, k: number): number {
 }
 
 /**
- * Place of (k, column) in a panel, in elements. FP8: of each 32 columns, 64 bytes hold four lanes of
- * 16 bytes; a lane holds four columns of the first 16, then four of the second, two codes each.
+ * Place of (k, column) in a panel, in elements. FP8: of each 32 columns, 64 bytes hold four lanes
+ * of 16 bytes; a lane holds four columns of the first 16, then four of the second, two codes each.
  */
 export function panelIndex(dtype: PackedType, k: number, column: number): number {
   if (dtype === "f32") return k * panelColumns + column;

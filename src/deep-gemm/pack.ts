@@ -1,6 +1,7 @@
 /**
- * @file Packing: row-major matrices to one linear stream, see layout.ts; and back, for the reference.
- * Whole panels are packed by machine code where it runs, edges and everything else by plain loops.
+ * @file Packing: row-major matrices to one linear stream, see layout.ts; and back, for the
+ * reference. Whole panels are packed by machine code where it runs, edges and everything else by
+ * plain loops.
  */
 import { assert, assertEqual, ceilDiv } from "../base/index.ts";
 import type { Device } from "../device/index.ts";

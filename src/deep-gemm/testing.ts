@@ -1,4 +1,6 @@
-/** @file Operands for this room's tests and benchmark: random, strided, poisoned, with the answer. */
+/**
+ * @file Operands for this room's tests and benchmark: random, strided, poisoned, with the answer.
+ */
 import type { Random } from "../base/index.ts";
 import type { Device } from "../device/index.ts";
 import {
@@ -32,7 +34,10 @@ export const combinations: readonly Combination[] = [
   { activation: "f8e4m3", weights: "f8e4m3" },
 ];
 
-/** An operand with the float32 matrix that it stands for exactly (FP8: to the rounding of a product). */
+/**
+ * An operand with the float32 matrix that it stands for exactly (FP8: to the rounding of a
+ * product).
+ */
 export interface Operand<T> {
   readonly operand: T;
   readonly values: Tensor<"f32">;
@@ -146,7 +151,10 @@ export function largestError(d: Tensor<"f32">, m: number, wanted: Product): numb
   return largest;
 }
 
-/** 1 - 2 sum(xy) / sum(x^2 + y^2): 0 where equal, NaN where either has one. Source: DeepGEMM's tests. */
+/**
+ * 1 - 2 sum(xy) / sum(x^2 + y^2): 0 where equal, NaN where either has one. Source: DeepGEMM's
+ * tests.
+ */
 export function calcDiff(x: ArrayLike<number>, y: ArrayLike<number>): number {
   let [both, squares] = [0, 0];
   for (let i = 0; i < x.length; i++) {
@@ -156,7 +164,9 @@ export function calcDiff(x: ArrayLike<number>, y: ArrayLike<number>): number {
   return squares === 0 ? 0 : 1 - (2 * both) / squares;
 }
 
-/** A float32 matrix of NaN, rows `stride` apart: what a kernel must overwrite, and leave between. */
+/**
+ * A float32 matrix of NaN, rows `stride` apart: what a kernel must overwrite, and leave between.
+ */
 export function poisoned(
   device: Device,
   rows: number,

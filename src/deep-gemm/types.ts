@@ -7,8 +7,8 @@ export type ActivationType = "f32" | "bf16" | "f8e4m3";
 /**
  * Row operand A of one group, `[m, k]`, row stride free, k contiguous.
  * - `f32`: as it is. - `bf16`: as it is.
- * - `f8e4m3`: e4m3 values *held as bf16* (exact), zero beyond k up to the next multiple of 128, with
- *   float32 scales `[m, ceil(k / 128)]`, one per row and 128 columns.
+ * - `f8e4m3`: e4m3 values *held as bf16* (exact), zero beyond k up to the next multiple of 128,
+ *   with float32 scales `[m, ceil(k / 128)]`, one per row and 128 columns.
  */
 export type Activations =
   | { readonly type: "f32"; readonly values: Tensor<"f32"> }
@@ -31,8 +31,9 @@ export type WeightMatrix =
 /**
  * One or more weight matrices of equal k and dtype, prepared once into one linear stream for one
  * activation type. Part i writes exactly the columns `[columns[i], columns[i] + parts[i])` of D.
- * Each part starts at a multiple of 64; the columns between parts, and those after the last part, are
- * left untouched (the last panel stores under a mask: D may be a view whose neighbours are live).
+ * Each part starts at a multiple of 64; the columns between parts, and those after the last part,
+ * are left untouched (the last panel stores under a mask: D may be a view whose neighbours are
+ * live).
  */
 export interface PackedWeights {
   readonly activation: ActivationType;

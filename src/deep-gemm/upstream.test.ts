@@ -151,7 +151,7 @@ for (const device of devices) {
   });
 }
 
-test("operands that do not fit are refused, naming the operand, what it is and what it should be", () => {
+test("operands that do not fit are refused, with the operand, what it is and should be", () => {
   const device = devices[1];
   const wide = zeros("f32", [m, k + 1]);
   const d = output1();

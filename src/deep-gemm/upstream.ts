@@ -25,8 +25,8 @@ export type Weights<Raw> = PackedWeights | Raw;
 export type GroupedWeights<Raw> = readonly PackedWeights[] | Raw;
 
 /**
- * D = A B^T (+ C) for float32 A `[m, k]` and float32 or bf16 B `[n, k]`; D and C are float32 `[m, n]`,
- * C may be D itself.
+ * D = A B^T (+ C) for float32 A `[m, k]` and float32 or bf16 B `[n, k]`; D and C are float32
+ * `[m, n]`, C may be D itself.
  */
 export function f32GemmNt(
   device: Device,
@@ -67,9 +67,9 @@ export function fp8GemmNt(
 }
 
 /**
- * For every row i with g = mIndices[i] >= 0: D[i] = A[i] B[g]^T. A `[m, k]` float32, B float32 or bf16
- * `[groups, n, k]`, D float32 `[m, n]`, mIndices int32 `[m]`; rows of -1 are padding, D keeps them.
- * Rows of one group need not lie together, but each run of equal indices is one product.
+ * For every row i with g = mIndices[i] >= 0: D[i] = A[i] B[g]^T. A `[m, k]` float32, B float32 or
+ * bf16 `[groups, n, k]`, D float32 `[m, n]`, mIndices int32 `[m]`; rows of -1 are padding, D keeps
+ * them. Rows of one group need not lie together, but each run of equal indices is one product.
  */
 export function mGroupedF32GemmNtContiguous(
   device: Device,
@@ -93,8 +93,8 @@ export function mGroupedBf16GemmNtContiguous(
 }
 
 /**
- * As `mGroupedF32GemmNtContiguous`, for FP8: A codes `[m, k]` and scales `[m, ceil(k / 128)]`, B codes
- * `[groups, n, k]` and scales `[groups, ceil(n / 128), ceil(k / 128)]`.
+ * As `mGroupedF32GemmNtContiguous`, for FP8: A codes `[m, k]` and scales `[m, ceil(k / 128)]`, B
+ * codes `[groups, n, k]` and scales `[groups, ceil(n / 128), ceil(k / 128)]`.
  */
 export function mGroupedFp8GemmNtContiguous(
   device: Device,

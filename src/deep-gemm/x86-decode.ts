@@ -1,7 +1,7 @@
 /**
  * @file Decodes a block of packed e4m3 codes to bf16 pairs in scratch memory, for processors whose
- * byte permutation spans no 128 entries. Exact on all 256 codes: normal numbers by arithmetic on the
- * exponent, subnormal ones by a table of 8, NaN by a comparison.
+ * byte permutation spans no 128 entries. Exact on all 256 codes: normal numbers by arithmetic on
+ * the exponent, subnormal ones by a table of 8, NaN by a comparison.
  */
 import { type Assembler, type Gpr, type Label, mem, type Vec, ymm } from "../codegen/index.ts";
 import { f8e4m3ToF32, f32ToBf16 } from "../tensor/index.ts";
@@ -10,8 +10,8 @@ import { f8e4m3ToF32, f32ToBf16 } from "../tensor/index.ts";
 const subnormals = Array.from({ length: 8 }, (_, code) => f32ToBf16(f8e4m3ToF32(code)));
 
 /**
- * Emits a loop over `steps` steps (at least 1): 64 columns of pairs, 128 bytes at `from`, become 256
- * bytes at `to`, in natural order. Clobbers the three registers and ymm0 to ymm14.
+ * Emits a loop over `steps` steps (at least 1): 64 columns of pairs, 128 bytes at `from`, become
+ * 256 bytes at `to`, in natural order. Clobbers the three registers and ymm0 to ymm14.
  */
 export function emitDecode(asm: Assembler, from: Gpr, to: Gpr, steps: Gpr): void {
   const constants = loadConstants(asm);

@@ -1,10 +1,10 @@
 /**
- * @file Packs whole panels by machine code: 64 rows of a row-major matrix to the order of the stream.
- * In units of 4 bytes (a float32, a pair of bf16) or 2 (a pair of codes) packing is a transposition.
- * Rows are loaded 16 bytes at a time, each into one lane of a register, so that unpacking inside
- * lanes, two levels for units of 4 bytes and three for 2, leaves one unit of every row in a register.
- * A row's 64 bytes are read close together: rows whose stride is a power of two share one set of the
- * first-level cache, so a line does not stay there for long.
+ * @file Packs whole panels by machine code: 64 rows of a row-major matrix to the order of the
+ * stream. In units of 4 bytes (a float32, a pair of bf16) or 2 (a pair of codes) packing is a
+ * transposition. Rows are loaded 16 bytes at a time, each into one lane of a register, so that
+ * unpacking inside lanes, two levels for units of 4 bytes and three for 2, leaves one unit of every
+ * row in a register. A row's 64 bytes are read close together: rows whose stride is a power of two
+ * share one set of the first-level cache, so a line does not stay there for long.
  */
 import {
   Assembler,
@@ -51,8 +51,9 @@ interface Packer {
 const packers = new WeakMap<Device, Packer>();
 
 /**
- * Packs the first `panels` times 64 rows of `weight` `[n, k]` to the panels from address `to` on, as
- * far as whole chunks of 64 bytes reach; returns the k up to which it did, 0 on the reference rung.
+ * Packs the first `panels` times 64 rows of `weight` `[n, k]` to the panels from address `to` on,
+ * as far as whole chunks of 64 bytes reach; returns the k up to which it did, 0 on the reference
+ * rung.
  */
 export function packPanels(
   device: Device,
@@ -93,7 +94,9 @@ const chunks: Gpr = r11;
 const groupRow: Gpr = rcx;
 const row: Gpr = rdx;
 
-/** Emits the kernel that packs panel `task`, rows 64 * task to 64 * task + 63; see `Device.launch`. */
+/**
+ * Emits the kernel that packs panel `task`, rows 64 * task to 64 * task + 63; see `Device.launch`.
+ */
 function emitPack(isa: Isa, dtype: PackedType): Uint8Array {
   const asm = new Assembler();
   const word = (name: keyof typeof packWords) => mem(rdi, { disp: packWords[name] * 8 });

@@ -10,7 +10,8 @@
  *         for each row block               up to 6 rows: a tile, see x86-tile.ts
  *       D (+)= totals                      under a mask where the panel is partial
  *
- * The row blocks of a task are as equal as can be (7 rows are 4 + 3), since narrow tiles are slower.
+ * The row blocks of a task are as equal as can be (7 rows are 4 + 3), since narrow tiles are
+ * slower.
  */
 import {
   Assembler,
@@ -53,7 +54,10 @@ import {
   tileRows,
 } from "./x86-tile.ts";
 
-/** The program of a task for `spec`: entered with rdi = record, rsi = task of the group, rdx = scratch. */
+/**
+ * The program of a task for `spec`: entered with rdi = record, rsi = task of the group, rdx =
+ * scratch.
+ */
 export function emitProgram(spec: KernelSpec): Program {
   return new TaskProgram(spec).emit();
 }
@@ -76,7 +80,9 @@ const localNames = [
   "bScales",
   "width",
   "panelsLeft",
-  /** The block of k: A and its scales at the first row, B, steps; how much of k is left from it on. */
+  /**
+   * The block of k: A and its scales at the first row, B, steps; how much of k is left from it on.
+   */
   "blockA",
   "blockScales",
   "blockB",
@@ -101,7 +107,9 @@ function word(name: keyof typeof recordWords): Mem {
   return mem(record, { disp: recordWords[name] * 8 });
 }
 
-/** Tables of tiles by rows, and where they take B from: the first row block of a block of k, others. */
+/**
+ * Tables of tiles by rows, and where they take B from: the first row block of a block of k, others.
+ */
 interface Tiles {
   /** The first where it is the only one. */
   readonly only: Label;

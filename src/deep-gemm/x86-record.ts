@@ -1,6 +1,6 @@
 /**
- * @file The record of a group, which tasks read, and the kernels that are launched, which find a task's
- * record: tasks of all groups are numbered through, and a group may have any program.
+ * @file The record of a group, which tasks read, and the kernels that are launched, which find a
+ * task's record: tasks of all groups are numbered through, and a group may have any program.
  */
 import { Assembler, mem, r8, r12, rax, rbp, rbx, rcx, rdi, rdx, rsi } from "../codegen/index.ts";
 
@@ -23,7 +23,9 @@ export const recordWords = {
   rowsPerTask: 13,
   panels: 14,
   panelsPerTask: 15,
-  /** m / rowsPerTask, rounded up: a group's tasks are numbered row chunk by row chunk of a panel. */
+  /**
+   * m / rowsPerTask, rounded up: a group's tasks are numbered row chunk by row chunk of a panel.
+   */
   rowTasks: 16,
   k: 17,
   /** 1 to add to D, 0 to overwrite it. */

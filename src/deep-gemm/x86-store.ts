@@ -58,7 +58,9 @@ export function emitClear(asm: Assembler, isa: Isa, { totals, rows }: Totals): v
   asm.jne(next);
 }
 
-/** Emits: D = totals, or D += totals where the 64-bit word at `accumulate` is not 0. Clobbers r11. */
+/**
+ * Emits: D = totals, or D += totals where the 64-bit word at `accumulate` is not 0. Clobbers r11.
+ */
 export function emitStore(asm: Assembler, isa: Isa, places: Destination, accumulate: Mem): void {
   const [partial, done] = [asm.label("partial"), asm.label("stored")];
   asm.cmp(places.width, panelColumns);
@@ -102,7 +104,9 @@ function emitRows(
   }
 }
 
-/** Masks of the columns that exist: in k1 to k4, or where r11 points, one vector after the other. */
+/**
+ * Masks of the columns that exist: in k1 to k4, or where r11 points, one vector after the other.
+ */
 function emitMasks(asm: Assembler, isa: Isa, width: Gpr): void {
   if (hasAvx512(isa)) {
     asm.mov(r11, -1);

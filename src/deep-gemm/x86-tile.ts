@@ -41,8 +41,8 @@ import type { ActivationType } from "./types.ts";
 /** Rows of a full tile. */
 export const tileRows: 6 = 6;
 /**
- * Steps of a full block: k for f32 weights, pairs of k for the others. For FP8 these are the 128 of k
- * that share a scale; for all, 16 KiB of B, which leaves the first-level cache room for the rest.
+ * Steps of a full block: k for f32 weights, pairs of k for the others. For FP8 these are the 128 of
+ * k that share a scale; for all, 16 KiB of B, which leaves the first-level cache room for the rest.
  */
 export const blockSteps: 64 = 64;
 /** Bytes of one step of a panel: 64 columns of float32, or of pairs of bf16. */
@@ -58,20 +58,23 @@ export interface KernelSpec {
 /**
  * Where a tile takes B from. `panel`: the layout of f32 or of bf16 pairs, in the stream or decoded.
  * `shared`: the same, for one row block of several, which asks for a share of the stream ahead.
- * `codes`: packed FP8, decoded in registers. `keep`: as `codes`, for the first row block of several:
- * the decoded block stays in scratch memory for the others, and a share of the stream is asked for.
+ * `codes`: packed FP8, decoded in registers. `keep`: as `codes`, for the first row block of
+ * several: the decoded block stays in scratch memory for the others, and a share of the stream is
+ * asked for.
  */
 export type Source = "panel" | "shared" | "codes" | "keep";
 
 /**
- * Operands of a tile. It leaves `aStride`, `aScale`, `aScaleStride`, `bScale`, `odd` and `aheadStep` as
- * they are, and clobbers the others, r9, rax and all vector registers.
+ * Operands of a tile. It leaves `aStride`, `aScale`, `aScaleStride`, `bScale`, `odd` and
+ * `aheadStep` as they are, and clobbers the others, r9, rax and all vector registers.
  */
 export interface TileArguments {
   /** Address of A's first row at this block; bytes from row to row. */
   readonly a: Gpr;
   readonly aStride: Gpr;
-  /** Address of the first row's scale of this block; bytes from row to row; address of B's scale. */
+  /**
+   * Address of the first row's scale of this block; bytes from row to row; address of B's scale.
+   */
   readonly aScale: Gpr;
   readonly aScaleStride: Gpr;
   readonly bScale: Gpr;
