@@ -1,4 +1,4 @@
-/** @file `baleen bench`: puts a load on an engine or a server and prints latencies and throughput. */
+/** @file `baleen bench`: puts a load on an engine or a server, prints latencies and rates. */
 import { Random } from "../base/index.ts";
 import { startEngine } from "../inference/index.ts";
 import { type Command, defineCommand } from "./command.ts";

@@ -171,7 +171,7 @@ test("f32 logits of the golden checkpoint are within 1e-3 of the reference", asy
   }
 });
 
-test("generate streams the same text for the same seed, from a flag or standard input", async () => {
+test("generate gives the same text for the same seed, from a flag or a pipe", async () => {
   const text = "It is a truth universally acknowledged";
   const flags = ["generate", "--max-tokens", "12", "--seed", "5"];
   const [first, second, greedy, chat] = await Promise.all([
@@ -224,7 +224,7 @@ function complete(url: string, body: object, headers: object = {}): Promise<Resp
   });
 }
 
-test("serve prints a curl line that works and a first passage; SIGTERM loses no answer", async () => {
+test("serve prints a curl line that works and a passage; SIGTERM loses no answer", async () => {
   const { child, url, exit, output } = await serving([]);
   const line = /^curl .*$/m.exec(output())![0];
   const shell = spawn("sh", ["-c", `command -v curl >/dev/null || exit 127; ${line}`]);

@@ -1,7 +1,7 @@
 /**
  * @file What a command takes, as a table; and from an argument list to checked, typed values. Reads
- * the list with Node's own parser, and refuses what it would let pass: unknown flags, missing values,
- * numbers that are none.
+ * the list with Node's own parser, and refuses what it would let pass: unknown flags, missing
+ * values, numbers that are none.
  */
 import { parseArgs } from "node:util";
 import { nearestName } from "../base/index.ts";

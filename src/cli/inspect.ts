@@ -12,7 +12,7 @@ import { openSafetensors, type Safetensors } from "../tensor/index.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { modelDirectory, modelFlags } from "./engine-flags.ts";
 
-/** Prints architecture, parameters, bytes by dtype, cache size, tokenizer and what would serve it. */
+/** Prints architecture, parameters, bytes by dtype, cache size, tokenizer and what would serve. */
 export const inspect: Command = defineCommand({
   name: "inspect",
   summary: "Show what a model directory holds, and how it would run here.",

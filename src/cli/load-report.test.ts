@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { figuresOf, renderReport, type Sample } from "./load-report.ts";
 
-/** An answer of three tokens: the first after `start`, then one after `gap` and one after 2 `gap`. */
+/** Three tokens: the first after `start`, then one after `gap` and one after 2 `gap`. */
 function sample(start: number, gap: number): Sample {
   return {
     inputTokens: 10,

@@ -9,7 +9,7 @@ import { idsOf, readJsonFile } from "./input.ts";
 
 /** Tokens of one cache page. */
 const pageTokens = 64;
-/** Prompt tokens of one forward pass: bounds the memory of activations; the bits don't depend on it. */
+/** Prompt tokens of one pass: bounds the activations' memory; the bits don't depend on it. */
 const chunkTokens = 512;
 
 /** Writes `p0.logits`, `p1.logits`, ...: float32 `[prompt length, vocabulary]`. */

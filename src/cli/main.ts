@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** @file The `baleen` command: finds the command, prints help, and turns failures into a sentence. */
+/** @file The `baleen` command: finds the command, prints help, turns failures into a sentence. */
 import { nearestName } from "../base/index.ts";
 import { type Command, helpOf } from "./command.ts";
 import { UsageError } from "./flags.ts";

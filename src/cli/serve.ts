@@ -125,7 +125,7 @@ function keysOf(given: readonly string[]): string[] {
   throw new UsageError("--api-key: a key is empty or has blanks: use visible ASCII characters.");
 }
 
-/** Ends the process with status 1 when the engine's thread dies: whoever watches it starts it anew. */
+/** Ends the process with status 1 when the engine dies: whoever watches it starts it anew. */
 function exitOnFailure(
   model: LoadedModel,
   server: RunningServer,
@@ -174,7 +174,8 @@ function curlLine(model: LoadedModel, url: string, continues: boolean, hasKeys: 
     ? { messages: [{ role: "user", content: "Say something." }], max_tokens: 60 }
     : { prompt: openingWords, max_tokens: 60 };
   const key = hasKeys ? " -H 'authorization: Bearer YOUR_KEY'" : "";
-  return `curl ${url}${path}${key} -H 'content-type: application/json' -d '${JSON.stringify(body)}'`;
+  const json = `-H 'content-type: application/json' -d '${JSON.stringify(body)}'`;
+  return `curl ${url}${path}${key} ${json}`;
 }
 
 async function firstPassage(

@@ -50,5 +50,6 @@ function pieceLine(id: number, tokenizer: Tokenizer): string {
   const bytes = tokenizer.tokenBytes(id);
   const text = Buffer.from(bytes).toString();
   const whole = !text.includes("\ufffd");
-  return `${String(id).padStart(8)}  ${whole ? JSON.stringify(text) : `<${Buffer.from(bytes).toString("hex")}>`}`;
+  const shown = whole ? JSON.stringify(text) : `<${Buffer.from(bytes).toString("hex")}>`;
+  return `${String(id).padStart(8)}  ${shown}`;
 }

@@ -1,6 +1,6 @@
 /**
- * @file Admission control: so many choices run at a time, so many more may wait in order of arrival,
- * and the rest are told when to come back.
+ * @file Admission control: so many choices run at a time, so many more may wait in order of
+ * arrival, and the rest are told when to come back.
  */
 import { ApiError } from "./errors.ts";
 

@@ -1,4 +1,4 @@
-/** @file The shape of answers: whole and streamed, one and many, with usage and log probabilities. */
+/** @file The shape of answers: whole and streamed, one and many, usage and log probabilities. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { readEvents, withServer } from "./testing.ts";
@@ -118,7 +118,7 @@ test("a completion takes a text, texts, ids or lists of ids", async () => {
   });
 });
 
-test("a completion without max_tokens ends after 16 tokens, a chat at the context's end", async () => {
+test("without max_tokens a completion has 16 tokens, a chat the whole context", async () => {
   await withServer({ maxContext: 100 }, {}, async ({ post, engine }) => {
     await post("/v1/completions", { prompt: "ab" });
     await post("/v1/completions", { prompt: "ab", max_tokens: 1e6 });

@@ -3,8 +3,8 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { ApiError } from "./errors.ts";
 
 /**
- * A check of the `authorization` header: returns for `Bearer KEY` with one of `keys` (or where there
- * are none), else throws a 401. Digests are compared, so that neither content nor length leaks.
+ * A check of the `authorization` header: returns for `Bearer KEY` with one of `keys` (or where
+ * there are none), else throws a 401. Digests are compared: neither content nor length leaks.
  */
 export function keyCheck(keys: readonly string[]): (authorization: string | null) => void {
   const digests = keys.map(digest);

@@ -228,7 +228,7 @@ async function answersStill({ post }: TestServer): Promise<void> {
   await response.json();
 }
 
-test("each bad request gets an error that names its field, and the next one an answer", async () => {
+test("a bad request gets an error that names its field, and the next one an answer", async () => {
   await withServer({}, {}, async (server) => {
     for (const { name, body, headers, says, ...wanted } of cases) {
       const response = await server.post(wanted.path ?? path, body, headers);
@@ -291,7 +291,7 @@ test("hints of other servers are accepted", async () => {
   });
 });
 
-test("no JSON value in any field brings the server down or an answer other than 200 or 400", async () => {
+test("no JSON value in any field gets another status than 200 or 400", async () => {
   const fields = ["prompt", "temperature", "top_p", "n", "stop", "logit_bias", "logprobs", "seed"];
   await withServer({}, {}, async (server) => {
     await fc.assert(

@@ -19,7 +19,7 @@ function send(port: number, body: object): Socket {
 }
 
 for (const stream of [true, false]) {
-  test(`a client that leaves ${stream ? "a stream" : "while waiting"} cancels its sequences`, async () => {
+  test(`leaving ${stream ? "a stream" : "before it"} cancels its sequences`, async () => {
     await withServer({ tokenMs: 2 }, {}, async ({ engine, server, url }) => {
       const socket = send(server.port, { prompt: "a", max_tokens: 4000, n: 3, stream });
       await eventually(() => engine.generated > 10);
@@ -52,7 +52,7 @@ test("a client that leaves the queue gives its place up and never reaches the en
   });
 });
 
-test("a reader that stops reading holds its writer back, and is cut off after a while", async () => {
+test("a reader that stops holds its writer back, and is cut off after a while", async () => {
   const script: Script = { tokensPerEvent: 4096, maxContext: 1e9 };
   await withServer(script, { stallMs: 400 }, async ({ engine, server }) => {
     const socket = send(server.port, { prompt: "a", max_tokens: 1e8, stream: true });
@@ -161,7 +161,7 @@ const ask = (url: string, max_tokens: number, stream: boolean): Promise<Response
     body: JSON.stringify({ prompt: "a", max_tokens, stream }),
   });
 
-test("SIGTERM under load loses no running answer, refuses new ones, and ends with status 0", async () => {
+test("SIGTERM under load loses no running answer, refuses new ones and ends well", async () => {
   const { url, kill, exit } = await spawnServer(10, 10_000);
   const answers = Array.from({ length: 40 }, async (_, index) => {
     const response = await ask(url, 40, index % 2 === 0);

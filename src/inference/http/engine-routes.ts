@@ -1,4 +1,4 @@
-/** @file The engine's state as JSON and as a live event stream, for the page at `/` and for tools. */
+/** @file The engine's state as JSON and as a live event stream, for the page and for tools. */
 import type { EngineStats } from "../types.ts";
 import type { ServerContext } from "./answer.ts";
 import { EventStream, eventStreamHeaders } from "./event-stream.ts";

@@ -28,7 +28,7 @@ const ask = (url: string, body: object, signal?: AbortSignal): Promise<Response>
     ...(signal && { signal }),
   });
 
-test("whole and streamed answers are the same text, and a repeated prompt is found cached", async () => {
+test("whole and streamed answers are the same, and a repeated prompt is cached", async () => {
   await withEngine(async (_, { url }) => {
     const body = { prompt: "x".repeat(200), max_tokens: 40, seed: 3 };
     const whole = (await (await ask(url, body)).json()) as {

@@ -19,7 +19,7 @@ export class EventStream {
   private open = true;
   private resume: (() => void) | undefined;
 
-  /** `onGone` is called when the reader leaves, or does not catch up within `stallMs`, before `end`. */
+  /** `onGone`: the reader left, or did not catch up within `stallMs`, before `end`. */
   constructor(stallMs: number, onGone: () => void) {
     this.stallMs = stallMs;
     this.onGone = onGone;

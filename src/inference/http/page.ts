@@ -31,7 +31,7 @@ interface PageFile {
   readonly tag: string;
 }
 
-/** The page in `folder`, `/` being its index.html; one that has no file where there is no folder. */
+/** The page in `folder`, `/` being its index.html; an empty one where there is no folder. */
 export function readPage(folder: string | undefined): Page {
   const files = new Map<string, PageFile>();
   if (folder && existsSync(folder)) {

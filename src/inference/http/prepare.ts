@@ -18,7 +18,7 @@ export function checkModel(name: string | null | undefined, served: Served): voi
   throw new ApiError(
     404,
     "model_not_found",
-    `model: there is no "${name.slice(0, 100)}" here. Use "${id}"; /v1/models lists what is served.`,
+    `model: there is no "${name.slice(0, 100)}" here. Use "${id}"; /v1/models lists what there is.`,
     { param: "model" },
   );
 }

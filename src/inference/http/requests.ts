@@ -1,6 +1,6 @@
 /**
- * @file The two requests as zod schemas, which also make `/openapi.json`. A schema's message is what
- * is wanted (see `validate`). Null stands for absent, as in the OpenAI API.
+ * @file The two requests as zod schemas, which also make `/openapi.json`. A schema's message is
+ * what is wanted (see `validate`). Null stands for absent, as in the OpenAI API.
  */
 import { z } from "@hono/zod-openapi";
 import { refuseUnsupported } from "./unsupported.ts";

@@ -32,7 +32,7 @@ export function samplingDefaults(config: unknown): SamplingDefaults {
   return defaults;
 }
 
-/** The `Sampling` of choice `choice` of a checked request; `seed` is the request's or a random one. */
+/** The `Sampling` of one choice of a checked request. */
 export function samplingOf(
   request: SharedRequest,
   defaults: SamplingDefaults,

@@ -31,7 +31,7 @@ export function encodeLines(messages: readonly PlainMessage[]): number[] {
 export interface Script {
   /** The bytes of its answers, repeated without end. */
   readonly text?: string;
-  /** Milliseconds between tokens; 0 gives them in one go, each in its own turn of the event loop. */
+  /** Milliseconds between tokens; 0: one in each turn of the event loop. */
   readonly tokenMs?: number;
   /** Tokens in one event. */
   readonly tokensPerEvent?: number;
