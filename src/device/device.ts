@@ -20,7 +20,11 @@ export interface Device {
   readonly threads: number;
   /** One line for people: what serves, or why machine code does not. */
   readonly description: string;
-  /** Zeroed memory, 64-byte aligned (huge pages where large); freed when no longer referenced. */
+  /**
+   * Zeroed memory of at most 4 GiB, 64-byte aligned (huge pages where large); freed in a later turn
+   * of the event loop than the one in which its last reference went. An address does not count as a
+   * reference. Needs no `this`.
+   */
   allocate(bytes: number): ArrayBufferLike;
   /** Makes `code` executable and returns its address. Reference rung: throws. */
   load(code: Uint8Array, name: string): number;
@@ -28,11 +32,13 @@ export interface Device {
    * Runs `kernel(argumentBlock, taskIndex, scratch)` (System V: rdi, rsi, rdx) for every task index
    * in [0, tasks) on the pool, each once, and returns when all are done. Tasks are claimed
    * dynamically, so a result must not depend on which thread runs it. `scratch` is `scratchBytes` of
-   * memory private to the thread, 64-byte aligned, contents undefined. A few microseconds.
+   * memory private to the thread, 64-byte aligned, contents undefined. One task, or a device of one
+   * thread, costs a plain call; more cost a few microseconds. A kernel may use 64 KiB of stack,
+   * keeps rbx, rbp and r12 to r15, and need not clear the vector registers.
    */
   launch(kernelAddress: number, argumentBlockAddress: number, tasks: number): void;
   /** Bytes of per-thread scratch memory. */
   readonly scratchBytes: number;
-  /** Stops the helper threads and frees executable memory. */
+  /** Stops the helper threads and frees executable memory; launching then throws. */
   close(): void;
 }

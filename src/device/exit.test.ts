@@ -5,7 +5,7 @@ import { workerUrl } from "../base/index.ts";
 import { x86Absence } from "./open.ts";
 
 const skip = x86Absence() ?? false;
-const [door, exercise] = ["./index", "./pool-exercise"].map(
+const [door, exercise] = ["./index", "./testing"].map(
   (name) => workerUrl(import.meta.url, name).href,
 );
 

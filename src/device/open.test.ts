@@ -6,8 +6,8 @@ import { workerUrl } from "../base/index.ts";
 import { type CpuWords, chooseIsa, isaOf, isas, probeCpu } from "./cpu.ts";
 import { openDevice } from "./index.ts";
 import { x86Absence } from "./open.ts";
-import { exercise } from "./pool-exercise.ts";
 import { defaultThreads, numbersIn, processorsOfQuota, usableProcessors } from "./processors.ts";
+import { exercise } from "./testing.ts";
 
 const skip = x86Absence() ?? false;
 

@@ -83,8 +83,39 @@ function futexWake(asm: Assembler, word: Mem): void {
   asm.syscall();
 }
 
+/** Where the protocol could be interleaved otherwise; a test makes threads dawdle there. */
+type Dawdle = (asm: Assembler) => void;
+
+/**
+ * Waits, once in eight times, for some 8000 pauses: long enough for other threads to finish a job and
+ * begin the next, and rare enough that they do. Keeps registers, not flags.
+ */
+function randomPauses(asm: Assembler): void {
+  asm.push(rax);
+  asm.push(rdx);
+  asm.rdtsc();
+  asm.imul(rax.d, rax.d, 0x2c1b3c6d);
+  asm.shr(rax.d, 26);
+  const end = asm.label("end");
+  asm.cmp(rax.d, 56);
+  asm.jb(end);
+  asm.shl(rax.d, 7);
+  const next = asm.here("next");
+  asm.dec(rax.d);
+  asm.js(end);
+  asm.pause();
+  asm.jmp(next);
+  asm.bind(end);
+  asm.pop(rdx);
+  asm.pop(rax);
+}
+
+function dawdleIf(dawdling: boolean): Dawdle {
+  return dawdling ? randomPauses : () => {};
+}
+
 /** Takes and runs tasks until there are none, counts them in `done` and reports them. */
-function takePart(asm: Assembler, afterwards: Label): void {
+function takePart(asm: Assembler, dawdle: Dawdle, afterwards: Label): void {
   const next = asm.label("next");
   const report = asm.label("report");
   asm.xor(done, done);
@@ -92,10 +123,12 @@ function takePart(asm: Assembler, afterwards: Label): void {
   // A plain look first: a decrement in vain would pull the line away from those who work.
   asm.cmp(field("unclaimed").d, 0);
   asm.jle(report);
+  dawdle(asm);
   asm.mov(rax.d, -1);
   asm.lock().xadd(field("unclaimed"), rax.d);
   asm.test(rax.d, rax.d);
   asm.jle(report);
+  dawdle(asm);
   asm.mov(rsi.d, field("tasks"));
   asm.sub(rsi.d, rax.d);
   asm.mov(rdi, field("arguments"));
@@ -106,14 +139,16 @@ function takePart(asm: Assembler, afterwards: Label): void {
   asm.bind(report);
   asm.test(done, done);
   asm.je(afterwards);
+  dawdle(asm);
   asm.mov(rax.d, done);
   asm.neg(rax.d);
   asm.lock().xadd(field("pending"), rax.d);
 }
 
 /** `helper(slot)`: waits for jobs and takes part in them until told to stop, or its owner is gone. */
-export function emitHelper(): Uint8Array {
+export function emitHelper(dawdling: boolean): Uint8Array {
   const asm = new Assembler();
+  const dawdle = dawdleIf(dawdling);
   enter(asm);
   asm.mov(block, mem(rdi));
   asm.mov(scratch, mem(rdi, { disp: 8 }));
@@ -130,12 +165,16 @@ export function emitHelper(): Uint8Array {
   asm.jne(end);
   spinTo(asm, spin);
 
+  dawdle(asm);
   asm.lock().inc(field("sleepers").d);
+  dawdle(asm);
   asm.mov(rdx.d, field("epoch"));
+  dawdle(asm);
   asm.cmp(field("stop").d, 0);
   asm.jne(end);
   asm.cmp(field("unclaimed").d, 0);
   asm.jg(awake);
+  dawdle(asm);
   asm.lea(rdi, field("epoch"));
   asm.mov(rsi.d, futexWaitPrivate);
   asm.lea(r10, field("checkInterval"));
@@ -155,10 +194,11 @@ export function emitHelper(): Uint8Array {
   asm.jmp(idle);
 
   asm.bind(work);
-  takePart(asm, idle);
+  takePart(asm, dawdle, idle);
   asm.vzeroupper();
   asm.cmp(rax.d, done); // xadd gave the value before: equal means zero now
   asm.jne(idle);
+  dawdle(asm);
   asm.cmp(field("sleeping").d, 0);
   asm.je(idle);
   asm.mov(rdx.d, 1);
@@ -171,8 +211,9 @@ export function emitHelper(): Uint8Array {
 }
 
 /** `launch(block)`: runs the job in the block together with the helpers. */
-export function emitLaunch(): Uint8Array {
+export function emitLaunch(dawdling: boolean): Uint8Array {
   const asm = new Assembler();
+  const dawdle = dawdleIf(dawdling);
   enter(asm);
   asm.mov(block, rdi);
   asm.mov(scratch, field("launcherScratch"));
@@ -184,13 +225,16 @@ export function emitLaunch(): Uint8Array {
   asm.lea(rdx.d, mem(rax, { disp: -1 })); // helpers worth waking: this thread takes a task too
   asm.mov(field("pending"), rax.d);
   asm.mov(field("sleeping").d, 0);
+  dawdle(asm);
   asm.inc(field("epoch").d); // nobody else writes it
+  dawdle(asm);
   asm.xchg(field("unclaimed"), rax.d);
+  dawdle(asm);
   asm.cmp(field("sleepers").d, 0);
   asm.je(work);
   futexWake(asm, field("epoch"));
   asm.bind(work);
-  takePart(asm, wait);
+  takePart(asm, dawdle, wait);
   asm.cmp(rax.d, done);
   asm.je(end);
 
@@ -203,9 +247,11 @@ export function emitLaunch(): Uint8Array {
   const sleep = asm.here("sleep");
   asm.mov(rax.d, 1);
   asm.xchg(field("sleeping"), rax.d);
+  dawdle(asm);
   asm.mov(rdx.d, field("pending"));
   asm.test(rdx.d, rdx.d);
   asm.je(end);
+  dawdle(asm);
   asm.lea(rdi, field("pending"));
   asm.mov(rsi.d, futexWaitPrivate);
   asm.xor(r10.d, r10.d); // no time limit

@@ -6,7 +6,8 @@ import { Assembler, mem, rax, rdi, rsi } from "../codegen/index.ts";
 import { viewAt } from "../native/index.ts";
 import { ArgumentBlock, openDevice } from "./index.ts";
 import { x86Absence } from "./open.ts";
-import { exercise } from "./pool-exercise.ts";
+import { exercise } from "./testing.ts";
+import { openX86 } from "./x86-device.ts";
 
 const skip = x86Absence() ?? false;
 const seed = Number(process.env.SEED ?? Date.now() % 1e9);
@@ -21,6 +22,19 @@ for (const threads of [1, 2, 3, 16]) {
       device.close();
     });
   }
+}
+
+for (const [threads, spinUs] of [
+  [2, 0],
+  [2, 3],
+  [3, 10],
+]) {
+  const name = `${threads} threads that spin ${spinUs} us and dawdle at every step keep the protocol`;
+  test(name, { skip }, () => {
+    const device = openX86({ isa: "avx2", threads, spinUs, scratchBytes: 4096, dawdling: true });
+    exercise(device, { launches: 2500, seed, tasksMax: 4, pausesMax: 100 });
+    device.close();
+  });
 }
 
 test("helpers that sleep between launches are woken and take part", { skip }, () => {
@@ -50,7 +64,7 @@ test("workers open devices of their own and launch at the same time", { skip }, 
       exercise(device, { launches: 400, seed: workerData.seed });
       parentPort.postMessage("done");
     })();`;
-  const [door, exerciseUrl] = ["./index", "./pool-exercise"].map(
+  const [door, exerciseUrl] = ["./index", "./testing"].map(
     (name) => workerUrl(import.meta.url, name).href,
   );
   const runs = [1, 2, 3].map(

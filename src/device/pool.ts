@@ -4,6 +4,7 @@ import {
   addressOf,
   callable,
   currentThreadId,
+  freeCode,
   joinThread,
   loadCode,
   map,
@@ -23,6 +24,8 @@ export interface PoolOptions {
   readonly scratchBytes: number;
   /** Microseconds to spin before sleeping: helpers for a job, the launcher for its end. */
   readonly spinUs: number;
+  /** For tests: threads dawdle between the protocol's steps, so that rare interleavings are common. */
+  readonly dawdling?: boolean;
 }
 
 /** A pool whose helpers run. */
@@ -44,25 +47,31 @@ interface Stubs {
   readonly helper: number;
   readonly launch: (block: number) => void;
   readonly launchAlone: (block: number) => void;
-  readonly ticksPerUs: number;
 }
 
-let stubs: Stubs | undefined;
+const stubs = new Map<boolean, Stubs>();
 
 /** The pool's machine code, loaded once per thread and kept, as helpers may run it to the very end. */
-function loadedStubs(): Stubs {
-  stubs ??= {
-    helper: loadCode(emitHelper()),
-    launch: callable(loadCode(emitLaunch())),
-    launchAlone: callable(loadCode(emitLaunchAlone())),
-    ticksPerUs: measureTicksPerUs(),
-  };
-  return stubs;
+function stubsFor(dawdling: boolean): Stubs {
+  let loaded = stubs.get(dawdling);
+  if (loaded === undefined) {
+    loaded = {
+      helper: loadCode(emitHelper(dawdling)),
+      launch: callable(loadCode(emitLaunch(dawdling))),
+      launchAlone: callable(loadCode(emitLaunchAlone())),
+    };
+    stubs.set(dawdling, loaded);
+  }
+  return loaded;
 }
+
+let ticksPerUs: number | undefined;
 
 /** Time-stamp ticks per microsecond, from two looks at both clocks; a few per cent are good enough. */
 function measureTicksPerUs(): number {
-  const readTicks = callable(loadCode(emitReadTicks()));
+  const code = emitReadTicks();
+  const codeAddress = loadCode(code);
+  const readTicks = callable(codeAddress);
   const out = new Uint32Array(2);
   const address = addressOf(out);
   const ticks = (): number => {
@@ -72,6 +81,7 @@ function measureTicksPerUs(): number {
   const [startMs, start] = [performance.now(), ticks()];
   while (performance.now() < startMs + 0.2);
   const [endMs, end] = [performance.now(), ticks()];
+  freeCode(codeAddress, code.length);
   return (end - start) / ((endMs - startMs) * 1e3);
 }
 
@@ -82,8 +92,10 @@ function writeInt64(words: Uint32Array, offset: number, value: number): void {
 }
 
 /** Starts a pool that the calling thread launches on. */
-export function openPool({ threads, scratchBytes, spinUs }: PoolOptions): Pool {
-  const { helper, launch, launchAlone, ticksPerUs } = loadedStubs();
+export function openPool(options: PoolOptions): Pool {
+  const { threads, scratchBytes, spinUs, dawdling = false } = options;
+  const { helper, launch, launchAlone } = stubsFor(dawdling);
+  ticksPerUs ??= measureTicksPerUs();
   const blockBytes = layout.slots + threads * slotBytes;
   const block = map(blockBytes);
   // Huge pages need 2 MiB alignment, which a mapping does not have by itself.

@@ -12,6 +12,8 @@ export interface X86Options {
   readonly threads: number;
   readonly scratchBytes: number;
   readonly spinUs: number | undefined;
+  /** See `PoolOptions`. */
+  readonly dawdling?: boolean;
 }
 
 const defaultSpinUs = 50;
@@ -102,8 +104,8 @@ class X86Device implements Device {
 }
 
 /** Opens it. */
-export function openX86({ isa, threads, scratchBytes, spinUs }: X86Options): Device {
-  const crowded = threads > usableProcessors();
-  const pool = openPool({ threads, scratchBytes, spinUs: spinUs ?? (crowded ? 0 : defaultSpinUs) });
-  return new X86Device(isa, pool, scratchBytes);
+export function openX86({ isa, spinUs, ...options }: X86Options): Device {
+  const crowded = options.threads > usableProcessors();
+  const pool = openPool({ ...options, spinUs: spinUs ?? (crowded ? 0 : defaultSpinUs) });
+  return new X86Device(isa, pool, options.scratchBytes);
 }
