@@ -24,7 +24,7 @@ export interface RopeConfig {
 }
 
 /** YaRN's attention factor: 0.1 m ln(s) + 1 for a stretch s above 1, else 1. */
-export function yarnMscale(factor: number, mscale: number): number {
+function yarnMscale(factor: number, mscale: number): number {
   return factor > 1 ? 0.1 * mscale * Math.log(factor) + 1 : 1;
 }
 
