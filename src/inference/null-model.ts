@@ -18,7 +18,7 @@ import type { Detokenizer } from "./sequence.ts";
 
 /** What a null model imitates; every field has a default. */
 export interface NullModelOptions {
-  /** 2048 unless given. */
+  /** 2048 unless given; `startEngine` gives the tokenizer's, where there is one. */
   readonly vocabSize?: number | undefined;
   /** 4096 unless given. */
   readonly maxContext?: number | undefined;

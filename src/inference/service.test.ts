@@ -3,7 +3,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { Tokenizer } from "../model/index.ts";
+import { benchEngine } from "./engine.bench.ts";
 import { NullModel, nullDetokenizer } from "./null-model.ts";
 import type { StartOptions } from "./protocol.ts";
 import { startEngine } from "./service.ts";
@@ -176,10 +178,38 @@ test("when the thread dies every request ends with an error, and so do later one
   });
 });
 
+const austen = fileURLToPath(new URL("../../models/austen-6m", import.meta.url));
+
+test("a directory's model writes text, and a null model speaks with its tokenizer", async () => {
+  const tokenizer = Tokenizer.fromDirectory(austen);
+  const prompt = tokenizer.encode("It is a truth universally acknowledged,");
+  const request = requestOf("a", prompt, { maxTokens: 30 });
+  const texts: string[] = [];
+  for (const options of [{ mtp: false }, { mtp: "always" }, { nullModel: {} }] as const) {
+    await withEngine({ modelDir: austen, ...options }, async (engine) => {
+      assert.equal(engine.info.id, "austen-6m");
+      assert.equal(engine.info.vocabSize, tokenizer.vocabSize);
+      const events = await eventsOf(engine, request);
+      const text = events.map((event) => event.text).join("");
+      assert.equal(text, tokenizer.decode(events.flatMap(({ tokenIds }) => tokenIds)));
+      assert.equal(events.at(-1)?.finish?.usage.completionTokens, 30);
+      texts.push(text);
+    });
+  }
+  assert.equal(texts[0], texts[1]);
+  assert.notEqual(texts[0], texts[2]);
+});
+
 test("an engine that can't start says why, and its thread is gone", async () => {
   await assert.rejects(startEngine({ nullModel, kvBytes: 1 }), { code: "cache-too-small" });
   await assert.rejects(startEngine({}), /wanted modelDir, modelModule or nullModel/);
   await withModelModule("process.exit(4);", async (modelModule) => {
     await assert.rejects(startEngine({ modelModule }), /ended with code 4/);
   });
+});
+
+test("the engine's benchmark runs in its quick form", async () => {
+  const lines: string[] = [];
+  await benchEngine(false, (line) => lines.push(line));
+  assert.equal(lines.length, 3);
 });

@@ -83,9 +83,9 @@ class EngineLoop {
   }
 }
 
-async function openModel(options: StartOptions): Promise<LanguageModel> {
+async function openModel(options: StartOptions, vocabSize?: number): Promise<LanguageModel> {
   const { nullModel, modelModule, modelDir } = options;
-  if (nullModel) return new NullModel(nullModel);
+  if (nullModel) return new NullModel({ vocabSize, ...nullModel });
   if (modelModule !== undefined) return (await import(modelModule)).loadModel(modelDir, options);
   assert(modelDir !== undefined, "startEngine: wanted modelDir, modelModule or nullModel");
   const { loadModel } = await import("../model/index.ts");
@@ -101,11 +101,11 @@ async function openDetokenizer(dir: string): Promise<Detokenizer & { vocabSize: 
 }
 
 async function start(options: StartOptions): Promise<void> {
-  const model = await openModel(options);
+  const dir = options.modelDir;
+  const tokenizer = dir === undefined ? undefined : await openDetokenizer(dir);
+  const vocabSize = options.vocabSize ?? tokenizer?.vocabSize;
+  const model = await openModel(options, tokenizer?.vocabSize);
   try {
-    const dir = options.modelDir;
-    const tokenizer = dir === undefined ? undefined : await openDetokenizer(dir);
-    const vocabSize = options.vocabSize ?? tokenizer?.vocabSize;
     const engine = new Engine(model, tokenizer ?? nullDetokenizer, { ...options, vocabSize });
     new EngineLoop(engine, model);
     const { maxContext, blocksTotal } = engine;
