@@ -1,31 +1,29 @@
 /**
- * @file What a launch costs: an empty kernel alone, over the pool with helpers that spin and with
- * helpers that sleep, and beside it the same fork and join by `Atomics` between JavaScript threads.
+ * @file What a launch costs: alone, over the pool with helpers that spin and with helpers that
+ * sleep, and beside it the same fork and join by `Atomics` between JavaScript threads.
  */
 import { Worker } from "node:worker_threads";
 import { medianOf } from "../base/index.ts";
-import { type Device, openDevice, timeRuns } from "./index.ts";
+import { ArgumentBlock, type Device, openDevice, timeRuns } from "./index.ts";
+import { emitMeeting } from "./testing.ts";
 
 const large = process.argv.includes("--large");
 const runs = large ? 101 : 15;
 const calls = large ? 2000 : 200;
-
-/** Code that returns at once. */
-const nothing = new Uint8Array([0xc3]);
 
 function print(what: string, medianUs: number, ratio?: number): void {
   const beside = ratio === undefined ? "" : `   ${ratio.toFixed(1)} times as fast as Atomics`;
   console.log(`${what.padEnd(52)} ${medianUs.toFixed(3).padStart(9)} us${beside}`);
 }
 
-/** Median wall time of one launch after `restMs` of sleep, when every helper has gone to sleep too. */
-function launchAfterRest(device: Device, kernel: number, restMs: number): number {
+/** Median wall time of `launch` after `restMs` of sleep, when every helper has gone to sleep too. */
+function afterRestUs(launch: () => void, restMs: number): number {
   const bell = new Int32Array(new SharedArrayBuffer(4));
   const took: number[] = [];
   for (let i = 0; i < runs; i++) {
     Atomics.wait(bell, 0, 0, restMs);
     const startMs = performance.now();
-    device.launch(kernel, 0, device.threads);
+    launch();
     took.push((performance.now() - startMs) * 1e3);
   }
   return medianOf(took);
@@ -60,22 +58,36 @@ async function atomicsRoundTripUs(): Promise<number> {
   return wallUs;
 }
 
-const device = openDevice({ threads: Math.max(2, openDevice().threads) });
-if (device.rung !== "x86") {
-  console.log(`nothing to measure: ${device.description}`);
-} else {
-  console.log(`empty launches, medians of wall time; ${device.description}`);
-  const kernel = device.load(nothing, "nothing");
+/** Prints the costs of launches on a device that runs machine code. */
+async function measure(device: Device): Promise<void> {
+  const { threads } = device;
   const peerUs = await atomicsRoundTripUs();
-  const launchUs = (tasks: number): number =>
-    timeRuns(() => device.launch(kernel, 0, tasks), { runs, calls }).wallUs;
   print("Atomics.notify to a worker and back", peerUs);
-  print("1 task, on the calling thread", launchUs(1));
-  const spinning = launchUs(device.threads);
-  print(`${device.threads} tasks, helpers spinning`, spinning, peerUs / spinning);
-  const many = launchUs(256);
-  print("256 tasks, helpers spinning", many, peerUs / many);
-  const asleep = launchAfterRest(device, kernel, 2);
-  print(`${device.threads} tasks, helpers asleep`, asleep, peerUs / asleep);
+  const nothing = device.load(new Uint8Array([0xc3]), "nothing");
+  const emptyUs = (tasks: number): number =>
+    timeRuns(() => device.launch(nothing, 0, tasks), { runs, calls }).wallUs;
+  print("1 empty task, on the calling thread", emptyUs(1));
+  print(`${threads} empty tasks, helpers spinning`, emptyUs(threads));
+  print("256 empty tasks, helpers spinning", emptyUs(256));
+  // Empty tasks may all be done before a helper comes; these wait for each other.
+  const meeting = device.load(emitMeeting(), "meeting");
+  const args = new ArgumentBlock(device, 8);
+  args.setInt32(4, threads);
+  const meet = (): void => {
+    args.setInt32(0, 0);
+    device.launch(meeting, args.address, threads);
+  };
+  const spinning = timeRuns(meet, { runs, calls }).wallUs;
+  print(`${threads} tasks that meet, helpers spinning`, spinning, peerUs / spinning);
+  const asleep = afterRestUs(meet, 2);
+  print(`${threads} tasks that meet, helpers asleep`, asleep, peerUs / asleep);
+}
+
+const device = openDevice({ threads: Math.max(2, openDevice().threads) });
+if (device.rung === "x86") {
+  console.log(`cost of a launch, medians of wall time; ${device.description}`);
+  await measure(device);
+} else {
+  console.log(`nothing to measure: ${device.description}`);
 }
 device.close();

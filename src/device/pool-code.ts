@@ -226,9 +226,9 @@ export function emitLaunch(dawdling: boolean): Uint8Array {
   asm.mov(field("pending"), rax.d);
   asm.mov(field("sleeping").d, 0);
   dawdle(asm);
-  asm.inc(field("epoch").d); // nobody else writes it
-  dawdle(asm);
   asm.xchg(field("unclaimed"), rax.d);
+  dawdle(asm);
+  asm.lock().inc(field("epoch").d); // after the job, and before the look at `sleepers`
   dawdle(asm);
   asm.cmp(field("sleepers").d, 0);
   asm.je(work);

@@ -23,13 +23,16 @@
  * launch did not need, and every sleep here re-checks its reason. `close` joins the helpers before it
  * frees the block, so that this last look is safe as well.
  *
- * Why no wake-up is lost. The launcher changes `epoch` and `unclaimed`, then (behind the exchange's
- * full barrier) reads `sleepers`. A helper increments `sleepers` by a locked instruction, then reads
- * `epoch`, `stop` and `unclaimed`, then asks the kernel to wait while `epoch` still has that value.
- * Either the launcher sees the sleeper and wakes it (or the kernel refuses the wait, as `epoch` has
- * moved on), or the helper sees the job. The same holds for the launcher's own sleep: it exchanges
- * `sleeping` to 1, then reads `pending`; the last reporter subtracts from `pending`, then reads
- * `sleeping`.
+ * Why no wake-up is lost. The launcher publishes the job, then increments `epoch` (locked), then
+ * reads `sleepers`. A helper increments `sleepers` (locked), then reads `epoch`, then `stop` and
+ * `unclaimed`, and asks the kernel to wait while `epoch` still has the value that it read.
+ *   - It read the new epoch: then it sees the job, which was published before.
+ *   - It read the old one: either `epoch` changes before the kernel looks, which then refuses to
+ *     wait; or the helper sleeps before `epoch` changes, and the launcher, who looks later still, sees
+ *     it among the sleepers and wakes it.
+ * With the launcher's own sleep it is simpler, as one word decides: it exchanges `sleeping` to 1, then
+ * reads `pending` and waits while that has the value read; the last reporter brings `pending` to zero
+ * (locked), then reads `sleeping`.
  *
  * Helpers are bare threads of machine code, so a process may end while they sleep. Once a second
  * each asks whether the thread that opened the device still lives (a worker may be terminated without

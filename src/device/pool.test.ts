@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Worker } from "node:worker_threads";
-import { workerUrl } from "../base/index.ts";
+import { Random, workerUrl } from "../base/index.ts";
 import { Assembler, mem, rax, rdi, rsi } from "../codegen/index.ts";
 import { viewAt } from "../native/index.ts";
 import { ArgumentBlock, openDevice } from "./index.ts";
 import { x86Absence } from "./open.ts";
-import { exercise } from "./testing.ts";
+import { emitMeeting, exercise } from "./testing.ts";
 import { openX86 } from "./x86-device.ts";
 
 const skip = x86Absence() ?? false;
@@ -41,6 +41,27 @@ test("helpers that sleep between launches are woken and take part", { skip }, ()
   const device = openDevice({ rung: "x86", threads: 2, spinUs: 20 });
   const options = { launches: 150, seed, restMs: 1, tasksMax: 10, pausesMax: 4000 };
   assert.equal(exercise(device, options).threadsSeen, 2);
+  device.close();
+});
+
+test("no wake-up is lost: every thread comes to a meeting, whatever the rest before it", {
+  skip,
+}, () => {
+  const device = openX86({ isa: "avx2", threads: 2, spinUs: 5, scratchBytes: 64, dawdling: true });
+  const kernel = device.load(emitMeeting(), "meeting");
+  const args = new ArgumentBlock(device, 8);
+  args.setInt32(4, 2);
+  const random = new Random(seed);
+  for (let i = 0; i < 1500; i++) {
+    args.setInt32(0, 0);
+    const startMs = performance.now();
+    device.launch(kernel, args.address, 2);
+    // A helper that slept through the call would come by itself a second later.
+    const tookMs = performance.now() - startMs;
+    assert.ok(tookMs < 900, `seed ${seed}, launch ${i}: ${tookMs} ms`);
+    const untilMs = performance.now() + random.uniform() * 0.3;
+    while (performance.now() < untilMs);
+  }
   device.close();
 });
 

@@ -52,6 +52,25 @@ function emitEvidence(): Uint8Array {
   return asm.finish();
 }
 
+/**
+ * `kernel(args)` with args {arrived, wanted} as 32-bit words: returns when `wanted` tasks have
+ * arrived, so that a launch of as many tasks as threads takes every thread.
+ */
+export function emitMeeting(): Uint8Array {
+  const asm = new Assembler();
+  const end = asm.label("end");
+  asm.lock().inc(mem(rdi).d);
+  asm.mov(rcx.d, mem(rdi, { disp: 4 }));
+  const wait = asm.here("wait");
+  asm.cmp(mem(rdi), rcx.d);
+  asm.jae(end);
+  asm.pause();
+  asm.jmp(wait);
+  asm.bind(end);
+  asm.ret();
+  return asm.finish();
+}
+
 /** How to exercise. */
 export interface Exercise {
   readonly launches: number;
