@@ -140,16 +140,6 @@ export class BlockManager {
     return this.expected.has(key);
   }
 
-  /** Forgets all idle pages, for example after their content was lost. */
-  forgetIdle(): void {
-    while (this.idle.size > 0) {
-      const page = this.idle.removeOldest();
-      this.pageOf.delete(this.keyOf[page]!);
-      this.keyOf[page] = undefined;
-      this.empty[this.emptyCount++] = page;
-    }
-  }
-
   /** Throws unless the books balance; for tests, O(pages). */
   check(): void {
     const isEmpty = new Set(this.empty.subarray(0, this.emptyCount));
