@@ -13,6 +13,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   tokenize: async () => (await import("./tokenize.ts")).tokenize,
   inspect: async () => (await import("./inspect.ts")).inspect,
   bench: async () => (await import("./bench.ts")).bench,
+  eplb: async () => (await import("./eplb.ts")).eplb,
 };
 
 async function overview(): Promise<string> {

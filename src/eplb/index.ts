@@ -1,0 +1,19 @@
+/**
+ * @file Door of `eplb`: where experts' replicas lie so that all GPUs of an expert-parallel deployment
+ * get the same load. Pure functions over plain data, no I/O: they run in a browser too.
+ */
+export { balanceExperts } from "./balance.ts";
+export { type EplbErrorCode, eplbErrors } from "./errors.ts";
+export { rebalanceExperts } from "./exact.ts";
+export { type ZipfOptions, zipfLoads } from "./loads.ts";
+export { picturePlacement } from "./picture.ts";
+export { gpuLoads, maxOverMean, placementOf } from "./placement.ts";
+export type {
+  Affinity,
+  BalancedPlacement,
+  BalanceOptions,
+  LayerReport,
+  Limit,
+  Loads,
+  Placement,
+} from "./types.ts";
