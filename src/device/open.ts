@@ -17,7 +17,7 @@ export interface DeviceOptions {
   readonly isa?: Isa | undefined;
   /** Bytes of scratch per thread; default 1 MiB. */
   readonly scratchBytes?: number | undefined;
-  /** How long idle threads spin before they sleep; default 50, and 0 with more threads than cores. */
+  /** How long idle threads spin before they sleep; default 100, and 0 with more threads than processors. */
   readonly spinUs?: number | undefined;
 }
 

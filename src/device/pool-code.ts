@@ -12,6 +12,7 @@ import {
   rax,
   rbp,
   rbx,
+  rcx,
   rdi,
   rdx,
   rsi,
@@ -21,6 +22,11 @@ import { layout } from "./pool-layout.ts";
 
 const syscallFutex = 202;
 const syscallTgkill = 234;
+const syscallSetAffinity = 203;
+const syscallGetAffinity = 204;
+const syscallGetProcessor = 309;
+/** Bytes of an affinity mask: 1024 processors, the C library's limit. */
+const affinityBytes = 128;
 const futexWaitPrivate = 128;
 const futexWakePrivate = 129;
 const errorTimedOut = -110;
@@ -36,6 +42,8 @@ const scratch = r12;
 const deadline = r13;
 /** Tasks that this thread has run and not reported. */
 const done = r14.d;
+/** The processor that this helper keeps off. */
+const avoided = r15.d;
 
 function field(name: keyof typeof layout): Mem {
   return mem(block, { disp: layout[name] });
@@ -145,6 +153,44 @@ function takePart(asm: Assembler, dawdle: Dawdle, afterwards: Label): void {
   asm.lock().xadd(field("pending"), rax.d);
 }
 
+/**
+ * A routine that keeps the calling helper off the launcher's processor: gives it the owner's affinity
+ * mask less that processor, unless it has this already. Where the system refuses, or nothing would be
+ * left, all stays as it was. Overwrites rbp, r13 and r14.
+ */
+function bindMoveAway(asm: Assembler, routine: Label): void {
+  const end = asm.label("end");
+  const word = mem(rsp, { index: rbp, scale: 4 });
+  asm.bind(routine);
+  asm.sub(rsp, affinityBytes + 8);
+  asm.mov(rbp.d, field("launcherProcessor"));
+  asm.cmp(rbp.d, avoided);
+  asm.je(end);
+  asm.cmp(field("helpersMoveAway").d, 0);
+  asm.je(end);
+  asm.mov(avoided, rbp.d);
+  asm.mov(rdi.d, field("ownerThread"));
+  asm.mov(rsi.d, affinityBytes);
+  asm.mov(rdx, rsp);
+  asm.mov(rax.d, syscallGetAffinity);
+  asm.syscall();
+  asm.test(rax.d, rax.d); // the bytes that the mask has here, or an error
+  asm.jle(end);
+  asm.mov(rsi.d, rax.d);
+  asm.mov(rcx.d, rbp.d);
+  asm.shr(rbp.d, 5);
+  asm.mov(rax.d, -2);
+  asm.rol(rax.d, rcx.b); // all ones but the processor's bit
+  asm.and(word.d, rax.d);
+  asm.xor(rdi.d, rdi.d); // the calling thread
+  asm.mov(rdx, rsp);
+  asm.mov(rax.d, syscallSetAffinity);
+  asm.syscall();
+  asm.bind(end);
+  asm.add(rsp, affinityBytes + 8);
+  asm.ret();
+}
+
 /** `helper(slot)`: waits for jobs and takes part in them until told to stop, or its owner is gone. */
 export function emitHelper(dawdling: boolean): Uint8Array {
   const asm = new Assembler();
@@ -152,8 +198,10 @@ export function emitHelper(dawdling: boolean): Uint8Array {
   enter(asm);
   asm.mov(block, mem(rdi));
   asm.mov(scratch, mem(rdi, { disp: 8 }));
+  asm.mov(avoided, -1);
   const work = asm.label("work");
   const awake = asm.label("awake");
+  const moveAway = asm.label("moveAway");
   const end = asm.label("end");
 
   const idle = asm.here("idle");
@@ -165,6 +213,7 @@ export function emitHelper(dawdling: boolean): Uint8Array {
   asm.jne(end);
   spinTo(asm, spin);
 
+  asm.call(moveAway);
   dawdle(asm);
   asm.lock().inc(field("sleepers").d);
   dawdle(asm);
@@ -191,6 +240,7 @@ export function emitHelper(dawdling: boolean): Uint8Array {
   asm.je(end);
   asm.bind(awake);
   asm.lock().dec(field("sleepers").d);
+  asm.call(moveAway);
   asm.jmp(idle);
 
   asm.bind(work);
@@ -207,6 +257,7 @@ export function emitHelper(dawdling: boolean): Uint8Array {
 
   asm.bind(end);
   leave(asm);
+  bindMoveAway(asm, moveAway);
   return asm.finish();
 }
 
@@ -222,7 +273,6 @@ export function emitLaunch(dawdling: boolean): Uint8Array {
   const end = asm.label("end");
 
   asm.mov(rax.d, field("tasks"));
-  asm.lea(rdx.d, mem(rax, { disp: -1 })); // helpers worth waking: this thread takes a task too
   asm.mov(field("pending"), rax.d);
   asm.mov(field("sleeping").d, 0);
   dawdle(asm);
@@ -232,6 +282,12 @@ export function emitLaunch(dawdling: boolean): Uint8Array {
   dawdle(asm);
   asm.cmp(field("sleepers").d, 0);
   asm.je(work);
+  asm.lea(rdi, field("launcherProcessor"));
+  asm.xor(rsi.d, rsi.d);
+  asm.mov(rax.d, syscallGetProcessor);
+  asm.syscall();
+  asm.mov(rdx.d, field("tasks"));
+  asm.dec(rdx.d); // helpers worth waking: this thread takes a task too
   futexWake(asm, field("epoch"));
   asm.bind(work);
   takePart(asm, dawdle, wait);

@@ -34,6 +34,11 @@
  * reads `pending` and waits while that has the value read; the last reporter brings `pending` to zero
  * (locked), then reads `sleeping`.
  *
+ * Which processor a helper is on. The system wakes a thread where it slept, or near its waker, and
+ * some (virtual machines that do not show their caches) look no further: on the launcher's processor
+ * a helper would wait for the launcher's time slice to end, milliseconds at each launch. So helpers
+ * keep off the processor that the launcher was last seen on, where there is one for every thread.
+ *
  * Helpers are bare threads of machine code, so a process may end while they sleep. Once a second
  * each asks whether the thread that opened the device still lives (a worker may be terminated without
  * a chance to close it), and ends if it does not.
@@ -63,6 +68,10 @@ export const layout = {
   pending: 256,
   sleeping: 260,
   epoch: 384,
+  /** The processor that the launcher was on when it last woke helpers. */
+  launcherProcessor: 388,
+  /** Whether helpers keep off that processor; fixed when the pool opens. */
+  helpersMoveAway: 392,
   sleepers: 512,
   /** One slot per helper: the address of the block and that of its scratch, 64 bits each. */
   slots: 640,

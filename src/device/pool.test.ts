@@ -1,11 +1,14 @@
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { Random, workerUrl } from "../base/index.ts";
 import { Assembler, mem, rax, rdi, rsi } from "../codegen/index.ts";
 import { viewAt } from "../native/index.ts";
 import { ArgumentBlock, openDevice } from "./index.ts";
 import { x86Absence } from "./open.ts";
+import { numbersIn, usableProcessors } from "./processors.ts";
 import { emitMeeting, exercise } from "./testing.ts";
 import { openX86 } from "./x86-device.ts";
 
@@ -62,6 +65,28 @@ test("no wake-up is lost: every thread comes to a meeting, whatever the rest bef
     const untilMs = performance.now() + random.uniform() * 0.3;
     while (performance.now() < untilMs);
   }
+  device.close();
+});
+
+test("helpers keep off one processor, the launcher's when it last woke them", {
+  skip,
+}, async (t) => {
+  const allowed = (task: string | number): number[] => {
+    const status = readFileSync(`/proc/self/task/${task}/status`, "utf8");
+    return numbersIn(/^Cpus_allowed_list:\s*(.*)$/m.exec(status)![1]);
+  };
+  const mine = allowed(process.pid);
+  if (usableProcessors() < 2 || mine.length < 2) return t.skip("there is one processor only");
+  const before = new Set(readdirSync("/proc/self/task"));
+  const device = openDevice({ rung: "x86", threads: 2, spinUs: 1 });
+  const helper = readdirSync("/proc/self/task").find((task) => !before.has(task))!;
+  for (let round = 0; round < 5; round++) {
+    exercise(device, { launches: 20, seed, restMs: 1 });
+    await setTimeout(5);
+    assert.equal(allowed(helper).length, mine.length - 1);
+    assert.ok(allowed(helper).every((processor) => mine.includes(processor)));
+  }
+  assert.deepEqual(allowed(process.pid), mine);
   device.close();
 });
 

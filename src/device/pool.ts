@@ -3,6 +3,7 @@ import { alignUp } from "../base/index.ts";
 import {
   addressOf,
   callable,
+  currentProcessor,
   currentThreadId,
   freeCode,
   joinThread,
@@ -24,6 +25,8 @@ export interface PoolOptions {
   readonly scratchBytes: number;
   /** Microseconds to spin before sleeping: helpers for a job, the launcher for its end. */
   readonly spinUs: number;
+  /** Whether there is a processor for every thread, so that helpers keep off the launcher's. */
+  readonly processorEach: boolean;
   /** For tests: threads dawdle between the protocol's steps, so that rare interleavings are common. */
   readonly dawdling?: boolean;
 }
@@ -93,7 +96,7 @@ function writeInt64(words: Uint32Array, offset: number, value: number): void {
 
 /** Starts a pool that the calling thread launches on. */
 export function openPool(options: PoolOptions): Pool {
-  const { threads, scratchBytes, spinUs, dawdling = false } = options;
+  const { threads, scratchBytes, spinUs, processorEach, dawdling = false } = options;
   const { helper, launch, launchAlone } = stubsFor(dawdling);
   ticksPerUs ??= measureTicksPerUs();
   const blockBytes = layout.slots + threads * slotBytes;
@@ -107,6 +110,8 @@ export function openPool(options: PoolOptions): Pool {
   const words = new Uint32Array(viewAt(block, alignUp(blockBytes, 4)));
   words[layout.ownerProcess >> 2] = process.pid;
   words[layout.ownerThread >> 2] = currentThreadId();
+  words[layout.launcherProcessor >> 2] = currentProcessor();
+  words[layout.helpersMoveAway >> 2] = Number(processorEach);
   writeInt64(words, layout.helperSpinTicks, Math.round(spinUs * ticksPerUs));
   writeInt64(words, layout.launcherSpinTicks, Math.round(spinUs * ticksPerUs));
   writeInt64(words, layout.launcherScratch, scratch);

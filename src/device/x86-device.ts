@@ -16,7 +16,8 @@ export interface X86Options {
   readonly dawdling?: boolean;
 }
 
-const defaultSpinUs = 50;
+/** About what waking a thread costs where its processor has gone to rest (80 us on a virtual machine). */
+const defaultSpinUs = 100;
 
 interface LoadedCode {
   readonly address: number;
@@ -105,7 +106,8 @@ class X86Device implements Device {
 
 /** Opens it. */
 export function openX86({ isa, spinUs, ...options }: X86Options): Device {
-  const crowded = options.threads > usableProcessors();
-  const pool = openPool({ ...options, spinUs: spinUs ?? (crowded ? 0 : defaultSpinUs) });
+  const processorEach = options.threads <= usableProcessors();
+  const defaultUs = processorEach ? defaultSpinUs : 0;
+  const pool = openPool({ ...options, processorEach, spinUs: spinUs ?? defaultUs });
   return new X86Device(isa, pool, options.scratchBytes);
 }

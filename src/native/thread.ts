@@ -4,6 +4,7 @@ import { addressOf, neededLayer } from "./koffi.ts";
 
 const syscallFutex = 202;
 const syscallGettid = 186;
+const syscallGetProcessor = 309;
 const futexWakePrivate = 129;
 
 /**
@@ -26,6 +27,13 @@ export function joinThread(handle: number): void {
 /** The system's number of the calling thread. */
 export function currentThreadId(): number {
   return neededLayer().syscall(syscallGettid, 0, 0, 0);
+}
+
+/** The number of the processor that the calling thread is on just now. */
+export function currentProcessor(): number {
+  const out = new Uint32Array(1);
+  neededLayer().syscall(syscallGetProcessor, addressOf(out), 0, 0);
+  return out[0];
 }
 
 /** Wakes every thread of this process that waits on the 32-bit word at `address` (a private futex). */
