@@ -49,7 +49,7 @@ test("machine code reads what JavaScript wrote", { skip }, () => {
   device.close();
 });
 
-test("a block grows with its contents, and refuses fields outside and addresses that are none", () => {
+test("a block grows with its contents, and refuses fields outside and what is no address", () => {
   const device = openDevice({ threads: 1 });
   const block = new ArgumentBlock(device, 10);
   block.setInt32(60, 7);

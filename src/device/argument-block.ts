@@ -4,11 +4,11 @@ import { addressOf } from "../native/index.ts";
 import type { Device } from "./device.ts";
 
 /**
- * Device memory that JavaScript writes field by field at byte offsets, little-endian as the processor
- * reads it, without allocating. One block serves as a kernel's arguments, another as its array of
- * task records (field `f` of record `i` at `i * recordBytes + f`, grown by `reserve`); since a launch
- * returns only when all is done, both may be rewritten for the next. Keep the block referenced while
- * its address is in use.
+ * Device memory that JavaScript writes field by field at byte offsets, little-endian as the
+ * processor reads it, without allocating. One block serves as a kernel's arguments, another as its
+ * array of task records (field `f` of record `i` at `i * recordBytes + f`, grown by `reserve`);
+ * since a launch returns only when all is done, both may be rewritten for the next. Keep the block
+ * referenced while its address is in use.
  */
 export class ArgumentBlock {
   private readonly device: Device;
@@ -27,7 +27,9 @@ export class ArgumentBlock {
     this.base = addressOf(this.words);
   }
 
-  /** Address of the block, 64-byte aligned; changes when `reserve` grows it; 0 without native layer. */
+  /**
+   * Address of the block, 64-byte aligned; changes when `reserve` grows it; 0 without native layer.
+   */
   get address(): number {
     return this.base;
   }
@@ -37,7 +39,10 @@ export class ArgumentBlock {
     return this.byteCount;
   }
 
-  /** Makes room for `bytes`, at least doubling when it grows; the contents stay, the address may change. */
+  /**
+   * Makes room for `bytes`, at least doubling when it grows; the contents stay, the address may
+   * change.
+   */
   reserve(bytes: number): void {
     if (bytes <= this.byteCount) return;
     const grown = new ArgumentBlock(this.device, Math.max(bytes, 2 * this.byteCount));

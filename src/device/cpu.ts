@@ -1,7 +1,7 @@
 /**
- * @file Asks the processor, by the CPUID and XGETBV instructions, which vector instructions it has and
- * the system saves. Source: Intel SDM volume 1 chapters 14 and 15 (the order of the checks), volume 2
- * CPUID; AMD's processors use the same bits.
+ * @file Asks the processor, by the CPUID and XGETBV instructions, which vector instructions it has
+ * and the system saves. Source: Intel SDM volume 1 chapters 14 and 15 (the order of the checks),
+ * volume 2 CPUID; AMD's processors use the same bits.
  */
 import { BaleenError } from "../base/index.ts";
 import { Assembler, mem, r8, rax, rbx, rcx, rdi } from "../codegen/index.ts";
@@ -53,7 +53,9 @@ export function isaOf(words: CpuWords): Isa | undefined {
   return bf16 ? "avx512-bf16" : "avx512";
 }
 
-/** `wanted` or else `best`; throws `isa-unavailable` when the processor's best does not include it. */
+/**
+ * `wanted` or else `best`; throws `isa-unavailable` when the processor's best does not include it.
+ */
 export function chooseIsa(wanted: Isa | undefined, best: Isa): Isa {
   if (wanted !== undefined && isas.indexOf(wanted) < isas.indexOf(best)) {
     throw new BaleenError(
@@ -65,7 +67,9 @@ export function chooseIsa(wanted: Isa | undefined, best: Isa): Isa {
   return wanted ?? best;
 }
 
-/** Emits `probe(out)`, which fills six words in the order of `CpuWords`; absent leaves stay zero. */
+/**
+ * Emits `probe(out)`, which fills six words in the order of `CpuWords`; absent leaves stay zero.
+ */
 function emitProbe(): Uint8Array {
   const asm = new Assembler();
   const end = asm.label("end");

@@ -16,7 +16,9 @@ function print(what: string, medianUs: number, ratio?: number): void {
   console.log(`${what.padEnd(52)} ${medianUs.toFixed(3).padStart(9)} us${beside}`);
 }
 
-/** Median wall time of `launch` after `restMs` of sleep, when every helper has gone to sleep too. */
+/**
+ * Median wall time of `launch` after `restMs` of sleep, when every helper has gone to sleep too.
+ */
 function afterRestUs(launch: () => void, restMs: number): number {
   const bell = new Int32Array(new SharedArrayBuffer(4));
   const took: number[] = [];

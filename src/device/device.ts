@@ -31,9 +31,9 @@ export interface Device {
   /**
    * Runs `kernel(argumentBlock, taskIndex, scratch)` (System V: rdi, rsi, rdx) for every task index
    * in [0, tasks) on the pool, each once, and returns when all are done. Tasks are claimed
-   * dynamically, so a result must not depend on which thread runs it. `scratch` is `scratchBytes` of
-   * memory private to the thread, 64-byte aligned, contents undefined. One task, or a device of one
-   * thread, costs a plain call; more cost a few microseconds. A kernel may use 64 KiB of stack,
+   * dynamically, so a result must not depend on which thread runs it. `scratch` is `scratchBytes`
+   * of memory private to the thread, 64-byte aligned, contents undefined. One task, or a device of
+   * one thread, costs a plain call; more cost a few microseconds. A kernel may use 64 KiB of stack,
    * keeps rbx, rbp and r12 to r15, and need not clear the vector registers.
    */
   launch(kernelAddress: number, argumentBlockAddress: number, tasks: number): void;

@@ -17,7 +17,10 @@ export interface DeviceOptions {
   readonly isa?: Isa | undefined;
   /** Bytes of scratch per thread; default 1 MiB. */
   readonly scratchBytes?: number | undefined;
-  /** How long idle threads spin before they sleep; default 100, and 0 with more threads than processors. */
+  /**
+   * How long idle threads spin before they sleep; default 100, and 0 with more threads than
+   * processors.
+   */
   readonly spinUs?: number | undefined;
 }
 
@@ -79,8 +82,8 @@ function chosenIsa(wanted: Isa | undefined): { isa: Isa } | { absence: string } 
 /**
  * Opens the processor as a device for the calling thread: machine code where it can run, else (with
  * rung `auto`) the plain TypeScript reference, whose `description` says why. Costs about a
- * millisecond. Throws `rung-unavailable`, `isa-unavailable` or `bad-environment`. An unclosed device
- * does not keep the process alive.
+ * millisecond. Throws `rung-unavailable`, `isa-unavailable` or `bad-environment`. An unclosed
+ * device does not keep the process alive.
  */
 export function openDevice(options: DeviceOptions = {}): Device {
   const rung = choiceOf(options.rung, "BALEEN_RUNG", rungs) ?? "auto";

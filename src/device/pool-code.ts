@@ -95,8 +95,8 @@ function futexWake(asm: Assembler, word: Mem): void {
 type Dawdle = (asm: Assembler) => void;
 
 /**
- * Waits, once in eight times, for some 8000 pauses: long enough for other threads to finish a job and
- * begin the next, and rare enough that they do. Keeps registers, not flags.
+ * Waits, once in eight times, for some 8000 pauses: long enough for other threads to finish a job
+ * and begin the next, and rare enough that they do. Keeps registers, not flags.
  */
 function randomPauses(asm: Assembler): void {
   asm.push(rax);
@@ -154,9 +154,9 @@ function takePart(asm: Assembler, dawdle: Dawdle, afterwards: Label): void {
 }
 
 /**
- * A routine that keeps the calling helper off the launcher's processor: gives it the owner's affinity
- * mask less that processor, unless it has this already. Where the system refuses, or nothing would be
- * left, all stays as it was. Overwrites rbp, r13 and r14.
+ * A routine that keeps the calling helper off the launcher's processor: gives it the owner's
+ * affinity mask less that processor, unless it has this already. Where the system refuses, or
+ * nothing would be left, all stays as it was. Overwrites rbp.
  */
 function bindMoveAway(asm: Assembler, routine: Label): void {
   const end = asm.label("end");
@@ -191,7 +191,9 @@ function bindMoveAway(asm: Assembler, routine: Label): void {
   asm.ret();
 }
 
-/** `helper(slot)`: waits for jobs and takes part in them until told to stop, or its owner is gone. */
+/**
+ * `helper(slot)`: waits for jobs and takes part in them until told to stop, or its owner is gone.
+ */
 export function emitHelper(dawdling: boolean): Uint8Array {
   const asm = new Assembler();
   const dawdle = dawdleIf(dawdling);
@@ -320,7 +322,9 @@ export function emitLaunch(dawdling: boolean): Uint8Array {
   return asm.finish();
 }
 
-/** `launchAlone(block)`: runs the job in the block on the calling thread, without a look at helpers. */
+/**
+ * `launchAlone(block)`: runs the job in the block on the calling thread, without a look at helpers.
+ */
 export function emitLaunchAlone(): Uint8Array {
   const asm = new Assembler();
   enter(asm);

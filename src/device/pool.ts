@@ -1,4 +1,7 @@
-/** @file The fork-join pool: memory, code and threads put together. `pool-layout.ts` has the protocol. */
+/**
+ * @file The fork-join pool: memory, code and threads put together. `pool-layout.ts` has the
+ * protocol.
+ */
 import { alignUp } from "../base/index.ts";
 import {
   addressOf,
@@ -27,7 +30,9 @@ export interface PoolOptions {
   readonly spinUs: number;
   /** Whether there is a processor for every thread, so that helpers keep off the launcher's. */
   readonly processorEach: boolean;
-  /** For tests: threads dawdle between the protocol's steps, so that rare interleavings are common. */
+  /**
+   * For tests: threads dawdle between the protocol's steps, so that rare interleavings are common.
+   */
   readonly dawdling?: boolean;
 }
 
@@ -54,7 +59,9 @@ interface Stubs {
 
 const stubs = new Map<boolean, Stubs>();
 
-/** The pool's machine code, loaded once per thread and kept, as helpers may run it to the very end. */
+/**
+ * The pool's machine code, loaded once per thread and kept, as helpers may run it to the very end.
+ */
 function stubsFor(dawdling: boolean): Stubs {
   let loaded = stubs.get(dawdling);
   if (loaded === undefined) {
@@ -70,7 +77,9 @@ function stubsFor(dawdling: boolean): Stubs {
 
 let ticksPerUs: number | undefined;
 
-/** Time-stamp ticks per microsecond, from two looks at both clocks; a few per cent are good enough. */
+/**
+ * Time-stamp ticks per microsecond, from two looks at both clocks; a few per cent are good enough.
+ */
 function measureTicksPerUs(): number {
   const code = emitReadTicks();
   const codeAddress = loadCode(code);

@@ -1,4 +1,7 @@
-/** @file How many threads are worth having: cores, not their hyper-threads, within the container's share. */
+/**
+ * @file How many threads are worth having: cores, not their hyper-threads, within the container's
+ * share.
+ */
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 
@@ -21,7 +24,10 @@ export function numbersIn(list: string): number[] {
   });
 }
 
-/** Cores among the processors that this process may run on; undefined where the system does not tell. */
+/**
+ * Cores among the processors that this process may run on; undefined where the system does not
+ * tell.
+ */
 function physicalCores(): number | undefined {
   const status = textOf("/proc/self/status");
   const allowed = /^Cpus_allowed_list:\s*([\d,-]+)$/m.exec(status ?? "")?.[1];
@@ -33,15 +39,18 @@ function physicalCores(): number | undefined {
 }
 
 /**
- * Processors' worth of time that `quota` and `period` in microseconds allow, such as `"150000 100000"`
- * (control groups, version 2: `cpu.max`); undefined when there is no limit.
+ * Processors' worth of time that `quota` and `period` in microseconds allow, such as `"150000
+ * 100000"` (control groups, version 2: `cpu.max`); undefined when there is no limit.
  */
 export function processorsOfQuota(cpuMax: string): number | undefined {
   const [quota, period] = cpuMax.split(/\s+/).map(Number);
   return quota > 0 && period > 0 ? Math.max(1, Math.ceil(quota / period)) : undefined;
 }
 
-/** The least share that this process's control group or one above it grants; undefined without limits. */
+/**
+ * The least share that this process's control group or one above it grants; undefined without
+ * limits.
+ */
 function controlGroupShare(): number | undefined {
   const root = "/sys/fs/cgroup";
   const path = /^0::(.*)$/m.exec(textOf("/proc/self/cgroup") ?? "")?.[1] ?? "";

@@ -1,4 +1,7 @@
-/** @file Timing for benchmarks: medians, with processor time beside wall time, as machines are noisy. */
+/**
+ * @file Timing for benchmarks: medians, with processor time beside wall time, as machines are
+ * noisy.
+ */
 import { medianOf } from "../base/index.ts";
 import { processCpuTimeUs, threadCpuTimeUs } from "../native/index.ts";
 

@@ -16,7 +16,10 @@ export interface X86Options {
   readonly dawdling?: boolean;
 }
 
-/** About what waking a thread costs where its processor has gone to rest (80 us on a virtual machine). */
+/**
+ * About what waking a thread costs where its processor has gone to rest (80 us on a virtual
+ * machine).
+ */
 const defaultSpinUs = 100;
 
 interface LoadedCode {
@@ -25,8 +28,8 @@ interface LoadedCode {
 }
 
 /**
- * What a worker has open. The process's end needs no help, but a worker that ends would leave memory
- * behind. (One that is terminated does: its helpers end by themselves, their memory stays.)
+ * What a worker has open. The process's end needs no help, but a worker that ends would leave
+ * memory behind. (One that is terminated does: its helpers end by themselves, their memory stays.)
  */
 const openInWorker = new Set<Holdings>();
 
@@ -34,7 +37,9 @@ function closeAll(): void {
   for (const holdings of [...openInWorker]) holdings.close();
 }
 
-/** What ends with a device, apart from it, so that it can be ended when the device is unreachable. */
+/**
+ * What ends with a device, apart from it, so that it can be ended when the device is unreachable.
+ */
 class Holdings {
   readonly pool: Pool;
   readonly codes: LoadedCode[] = [];

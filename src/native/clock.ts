@@ -21,7 +21,9 @@ export function threadCpuTimeUs(): number {
   return readUs(clockThreadCpu) ?? processCpuTimeUs();
 }
 
-/** Microseconds, with fractions, that all threads of the process together have spent on processors. */
+/**
+ * Microseconds, with fractions, that all threads of the process together have spent on processors.
+ */
 export function processCpuTimeUs(): number {
   const us = readUs(clockProcessCpu);
   if (us !== undefined) return us;

@@ -39,7 +39,9 @@ export function callable(address: number): (argument: number) => void {
   return layer.koffi.decode(BigInt(address), prototypesOf(layer).one as string);
 }
 
-/** The code at `address` as a function of three integers (rdi, rsi, rdx): the signature of a kernel. */
+/**
+ * The code at `address` as a function of three integers (rdi, rsi, rdx): the signature of a kernel.
+ */
 export function callableOfThree(address: number): (a: number, b: number, c: number) => void {
   const layer = neededLayer();
   return layer.koffi.decode(BigInt(address), prototypesOf(layer).three as string);

@@ -1,6 +1,7 @@
 /**
- * @file The way out of JavaScript: koffi, loaded once per thread on first use, and the C library that
- * the process already runs on (glibc and musl alike). Everything else in this room stands on it.
+ * @file The way out of JavaScript: koffi, loaded once per thread on first use, and the C library
+ * that the process already runs on (glibc and musl alike). Everything else in this room stands on
+ * it.
  */
 import { createRequire } from "node:module";
 import { assert } from "../base/index.ts";
@@ -53,7 +54,7 @@ export function neededLayer(): NativeLayer {
 
 function load(): NativeLayer | string {
   if (process.env.BALEEN_NO_NATIVE === "1") return "BALEEN_NO_NATIVE=1 forbids it";
-  // Constants and structures below are those of this one system; others are not tested, so not tried.
+  // The constants in this room are those of this one system; others are not tested, so not tried.
   if (process.platform !== "linux" || process.arch !== "x64") {
     return `machine code is written for linux x64, and this is ${process.platform} ${process.arch}`;
   }
@@ -93,7 +94,7 @@ const baseAddresses = new WeakMap<ArrayBufferLike, number>();
  * as the buffer does. The first call for a buffer costs about 50 ns, later ones a table look-up.
  */
 export function addressOf(data: ArrayBufferView): number {
-  // V8 keeps small arrays on its moving heap until somebody asks for their buffer: asking pins them.
+  // V8 keeps small arrays on its moving heap until somebody asks for their buffer: that pins them.
   const buffer = data.buffer;
   let base = baseAddresses.get(buffer);
   if (base === undefined) {
@@ -104,7 +105,9 @@ export function addressOf(data: ArrayBufferView): number {
   return base === 0 ? 0 : base + data.byteOffset;
 }
 
-/** Notes the address of a buffer that this room made itself, which saves `addressOf` from asking. */
+/**
+ * Notes the address of a buffer that this room made itself, which saves `addressOf` from asking.
+ */
 export function noteAddress(buffer: ArrayBufferLike, address: number): void {
   baseAddresses.set(buffer, address);
 }

@@ -7,7 +7,9 @@ import { viewAt, viewBytesMax } from "./memory.ts";
 const protectRead = 1;
 const mapPrivate = 2;
 
-/** A file's bytes, read-only, as they were (or are: a file must not change while it is open here). */
+/**
+ * A file's bytes, read-only, as they were (or are: a file must not change while it is open here).
+ */
 export interface FileBytes {
   /** The file's path, for messages. */
   readonly path: string;

@@ -1,4 +1,7 @@
-/** @file Anonymous memory: page-aligned, zeroed, huge pages where large, freed by the garbage collector. */
+/**
+ * @file Anonymous memory: page-aligned, zeroed, huge pages where large, freed by the garbage
+ * collector.
+ */
 import { alignUp, assert, BaleenError, formatBytes } from "../base/index.ts";
 import { neededLayer, noteAddress } from "./koffi.ts";
 
@@ -8,14 +11,19 @@ export const pageBytes = 4096;
 /** The largest ArrayBuffer over native memory; a larger one would abort the process on Node 20. */
 export const viewBytesMax: number = 2 ** 32;
 
-/** From this size on, memory asks for huge pages: below, rounding to them would waste more than they save. */
+/**
+ * From this size on, memory asks for huge pages; below, they would waste more than they save.
+ */
 const hugeBytesMin = 4 * 2 ** 20;
 
 const protectReadWrite = 3;
 const mapPrivateAnonymous = 0x22;
 const adviseHugePage = 14;
 
-/** Maps `bytes` of zeroed memory and returns its address; the caller calls `unmap`. Throws `out-of-memory`. */
+/**
+ * Maps `bytes` of zeroed memory and returns its address; the caller calls `unmap`.
+ * Throws `out-of-memory`.
+ */
 export function map(bytes: number): number {
   const layer = neededLayer();
   const size = alignUp(Math.max(1, bytes), pageBytes);
@@ -33,7 +41,9 @@ export function map(bytes: number): number {
   return address;
 }
 
-/** Gives back what `map` returned. Nothing may refer to it any more: a late access ends the process. */
+/**
+ * Gives back what `map` returned. Nothing may refer to it any more: a late access ends the process.
+ */
 export function unmap(address: number, bytes: number): void {
   neededLayer().munmap(address, alignUp(Math.max(1, bytes), pageBytes));
 }

@@ -31,7 +31,9 @@ const door = workerUrl(import.meta.url, "./index").href;
 setFlagsFromString("--expose-gc");
 const collect = runInNewContext("gc") as () => void;
 
-/** The rights of the mapping that holds `address`, such as `r-xp`; undefined when nothing is mapped. */
+/**
+ * The rights of the mapping that holds `address`, such as `r-xp`; undefined when nothing is mapped.
+ */
 function rightsAt(address: number): string | undefined {
   for (const line of readFileSync("/proc/self/maps", "utf8").split("\n")) {
     const match = /^([\da-f]+)-([\da-f]+) (\S+)/.exec(line);
@@ -164,7 +166,10 @@ test("processor time counts work and leaves out sleep", { skip }, async () => {
   assert.ok(processCpuTimeUs() - processStart >= 19_000);
 });
 
-/** Runs `use` on the path of a new file; its content is `head`, then a hole up to `bytes`, then `tail`. */
+/**
+ * Runs `use` on the path of a new file; its content is `head`, then a hole up to `bytes`, then
+ * `tail`.
+ */
 async function withFile(
   { head, tail, bytes }: { head: Uint8Array; tail: Uint8Array; bytes: number },
   use: (path: string) => void | Promise<void>,

@@ -1,4 +1,7 @@
-/** @file Threads that run machine code only: no JavaScript, hence no isolate, and nothing to wait for at exit. */
+/**
+ * @file Threads that run machine code only: no JavaScript, hence no isolate, and nothing to wait
+ * for at exit.
+ */
 import { assert } from "../base/index.ts";
 import { addressOf, neededLayer } from "./koffi.ts";
 
@@ -36,7 +39,9 @@ export function currentProcessor(): number {
   return out[0];
 }
 
-/** Wakes every thread of this process that waits on the 32-bit word at `address` (a private futex). */
+/**
+ * Wakes every thread of this process that waits on the 32-bit word at `address` (a private futex).
+ */
 export function wakeAll(address: number): void {
   neededLayer().syscall(syscallFutex, address, futexWakePrivate, 0x7fffffff);
 }
