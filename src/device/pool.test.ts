@@ -32,7 +32,7 @@ for (const [threads, spinUs] of [
   [2, 3],
   [3, 10],
 ]) {
-  const name = `${threads} threads that spin ${spinUs} us and dawdle at each step keep the protocol`;
+  const name = `${threads} threads that spin ${spinUs} us and dawdle keep the protocol`;
   test(name, { skip }, () => {
     const device = openX86({ isa: "avx2", threads, spinUs, scratchBytes: 4096, dawdling: true });
     exercise(device, { launches: 2500, seed, tasksMax: 4, pausesMax: 100 });
