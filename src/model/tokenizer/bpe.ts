@@ -7,8 +7,16 @@
 import { modelError } from "../errors.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
+/** Which pairs of tokens are joined, and in which order. */
+export interface Merges {
+  /** Rank of the merge of this pair of ids, below `mergesMax`, or -1 where none joins it. */
+  rank(left: number, right: number): number;
+  /** Id that this pair, which has a rank, becomes. */
+  joined(left: number, right: number): number;
+}
+
 /** Merges by pair of ids: a hash table with open addressing over typed arrays. */
-export class MergeTable {
+export class MergeTable implements Merges {
   /** Four numbers an entry: left id + 1 (0: free), right id, rank, id of the joined token. */
   private entries = new Int32Array(1 << 12);
   /** The merges that there are; the next one's rank. */
@@ -28,13 +36,11 @@ export class MergeTable {
     this.entries[at + 3] = joined;
   }
 
-  /** Rank of the merge of this pair, or -1. */
   rank(left: number, right: number): number {
     const at = this.slotOf(left, right);
     return this.entries[at] === 0 ? -1 : this.entries[at + 2];
   }
 
-  /** Id that this pair, which has a rank, becomes. */
   joined(left: number, right: number): number {
     return this.entries[this.slotOf(left, right) + 3];
   }
@@ -61,6 +67,9 @@ export class MergeTable {
     }
   }
 }
+
+/** The bytes that UTF-8 has no use for. Some vocabularies lack them. */
+const isOutsideUtf8 = (byte: number): boolean => byte === 0xc0 || byte === 0xc1 || byte > 0xf4;
 
 /** The most merges: keys of the heap, rank and position in one number, are exact up to there. */
 export const mergesMax: number = 2 ** 21;
@@ -108,25 +117,24 @@ class MinHeap {
   }
 }
 
-/** Encodes bytes by merges. */
+/** Encodes bytes of UTF-8 by merges. */
 export class BytePairEncoder {
-  private readonly merges: MergeTable;
+  private readonly merges: Merges;
   private readonly byteIds: Int32Array;
   private readonly heap = new MinHeap();
   private ids = new Int32Array(64);
   private next = new Int32Array(64);
   private previous = new Int32Array(64);
 
-  /** Raises `tokenizer-invalid` for a byte that has no token of its own. */
-  constructor(vocabulary: Vocabulary, merges: MergeTable) {
+  /** Raises `tokenizer-invalid`, naming `file`, for a byte that has no token of its own. */
+  constructor(vocabulary: Vocabulary, merges: Merges, file: string) {
     this.merges = merges;
     this.byteIds = Int32Array.from({ length: 256 }, (_, byte) => {
       const id = vocabulary.idOf(Uint8Array.of(byte));
-      if (id >= 0) return id;
+      if (id >= 0 || isOutsideUtf8(byte)) return id;
       throw modelError(
         "tokenizer-invalid",
-        `tokenizer.json: model.vocab has no token for the byte ${byte}. ` +
-          "Give a byte-level BPE tokenizer.",
+        `${file}: there is no token for the byte ${byte}. Give a byte-level BPE tokenizer.`,
       );
     });
   }

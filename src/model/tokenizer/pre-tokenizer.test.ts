@@ -50,6 +50,27 @@ test("DeepSeek-V3's steps cut numbers in threes, then CJK and kana runs, then wo
   }
 });
 
+test("DeepSeek-V2-Lite's steps cut line ends, letters, punctuation, CJK and single digits", () => {
+  const letters = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯ]+";
+  // The range from ":" to "~" holds the letters of ASCII too, which cuts "über" in two.
+  const punctuation = "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+";
+  const splits = ["[\r\n]", letters, punctuation, "\\s+$", "[一-龥ࠀ-一가-\ud7ff]+"];
+  const cut = cutter(...splits.map(isolated), { type: "Digits", individual_digits: true });
+  for (const [text, pieces] of [
+    ["Hello, world! 123 apples", ["Hello", ",", " world", "!", " ", "1", "2", "3", " apples"]],
+    ["你好世界20年ひらがな한국", ["你好世界", "2", "0", "年ひらがな한국"]],
+    [
+      "x = y**2  # why?\r\n\tz",
+      ["x", " =", " y", "**", "2", " ", " #", " why", "?", "\r", "\n", "\tz"],
+    ],
+    ["  two  spaces \n  ", [" ", " two", " ", " spaces", " ", "\n", "  "]],
+    ["über Öl: “né”!", ["ü", "ber", " Ö", "l", ":", " ", "“", "n", "é", "”", "!"]],
+    ["a\u3000b\u3000。c", ["a", "\u3000", "b", "\u3000。", "c"]],
+  ] as const) {
+    assert.deepEqual(cut(text), pieces);
+  }
+});
+
 test("each behaviour arranges matches and what lies between in its way", () => {
   for (const [behavior, invert, pieces] of [
     ["Removed", false, ["the", "final", "countdown"]],

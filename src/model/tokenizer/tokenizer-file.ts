@@ -3,17 +3,19 @@
  * taken from the bytes as they stand, for speed; the rest is parsed as any JSON.
  */
 import { modelError } from "../errors.ts";
-import { MergeTable, mergesMax } from "./bpe.ts";
+import { type Merges, MergeTable, mergesMax } from "./bpe.ts";
 import { byteOfChar } from "./byte-alphabet.ts";
 import { hashStart, hashStep, Vocabulary } from "./vocabulary.ts";
 
-/** The contents of a `tokenizer.json`. */
+/** The contents of a `tokenizer.json`, or of another file in its form. */
 export interface TokenizerFile {
+  /** Its name, for messages. */
+  readonly name: string;
   /** Tokens written in the byte alphabet. */
   readonly vocabulary: Vocabulary;
   /** Ids of the tokens that are not, by what is written. */
   readonly otherTokens: ReadonlyMap<string, number>;
-  readonly merges: MergeTable;
+  readonly merges: Merges;
   /** All else: `model` has an empty `vocab` and `merges`. */
   readonly rest: unknown;
 }
@@ -36,6 +38,7 @@ export function readTokenizerFile(bytes: Uint8Array): TokenizerFile {
   const ranges = locate(bytes);
   const tokens = readVocab(bytes, ranges.vocab);
   return {
+    name: "tokenizer.json",
     ...tokens,
     merges: readMerges(bytes, ranges.merges, tokens.vocabulary),
     rest: parseRest(bytes, ranges),
@@ -82,7 +85,10 @@ function parseRest(bytes: Uint8Array, { vocab, merges }: { vocab: Range; merges:
   }
 }
 
-function readVocab(bytes: Uint8Array, [start]: Range): Omit<TokenizerFile, "merges" | "rest"> {
+function readVocab(
+  bytes: Uint8Array,
+  [start]: Range,
+): Pick<TokenizerFile, "vocabulary" | "otherTokens"> {
   const vocabulary = new Vocabulary();
   const otherTokens = new Map<string, number>();
   const reader = new TokenReader(bytes);

@@ -222,6 +222,39 @@ test("the beginning of sequence is put in front as the settings say, and only wh
   assert.deepEqual([t.bosToken, t.bosTokenId, t.eosToken, t.eosTokenId], ["<s>", 600, "</s>", 601]);
 });
 
+test("DeepSeek-V2-Lite's vocabulary lacks the bytes outside UTF-8, which are added tokens", () => {
+  const outside = [0xc0, 0xc1, ...Array.from({ length: 11 }, (_, i) => 0xf5 + i)];
+  const chars = outside.map((byte) => alphabet[byte]);
+  const kept = Object.entries(toy.vocab).filter(([token]) => !chars.includes(token));
+  const model = { type: "BPE", vocab: Object.fromEntries(kept), merges: toy.merges };
+  const bos = "<｜begin▁of▁sentence｜>";
+  const t = Tokenizer.fromJson(
+    toyTokenizerJson(toy, {
+      model,
+      normalizer: { type: "Sequence", normalizers: [] },
+      post_processor: { type: "ByteLevel", add_prefix_space: true },
+      added_tokens: [
+        added(500, bos, { special: true, normalized: true }),
+        ...chars.map((char, i) => added(501 + i, char, { normalized: true })),
+      ],
+    }),
+    {
+      tokenizer_class: "LlamaTokenizerFast",
+      add_bos_token: true,
+      add_eos_token: false,
+      bos_token: { __type: "AddedToken", content: bos, normalized: true },
+    },
+  );
+  for (const text of [...words, "über Öl ÷ 🂡", "À la carte"]) {
+    const ids = t.encode(text, { addSpecialTokens: true });
+    assert.deepEqual(ids, [500, ...encodeToyBpe(toy, text)], text);
+    assert.equal(t.decode(ids, { skipSpecial: true }), text);
+  }
+  const marked = t.encode("über", { allowSpecial: true });
+  assert.equal(marked[0], 501 + chars.indexOf("ü"));
+  assert.equal(t.decode(marked), "über");
+});
+
 test("the model in the repository encodes and decodes Austen", () => {
   const austen = Tokenizer.fromDirectory(austenDir);
   assert.equal(austen.vocabSize, 2048);
@@ -276,7 +309,7 @@ test("what a tokenizer.json may not be is refused, naming the field", () => {
     () => Tokenizer.fromJson(toyTokenizerJson(toy), { add_bos_token: true }),
     /add_bos_token/,
   );
-  refused(() => Tokenizer.fromDirectory("/nowhere"), /tokenizer\.json does not exist/);
+  refused(() => Tokenizer.fromDirectory("/nowhere"), /nowhere has neither tokenizer\.json/);
 });
 
 function refused(action: () => unknown, message: RegExp): void {

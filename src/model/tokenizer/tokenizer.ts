@@ -1,5 +1,6 @@
 /**
- * @file The byte-level BPE tokenizer that a `tokenizer.json` describes: text to token ids and back.
+ * @file The byte-level BPE tokenizer that a `tokenizer.json` describes, or a `tiktoken.model`: text
+ * to token ids and back.
  * Encoding: added tokens are cut out (only where the caller trusts the text), the rest is
  * normalised, cut into pieces, and each piece's bytes are merged. Decoding: their bytes, as UTF-8.
  * Source: the format's documentation, huggingface.co/docs/tokenizers.
@@ -13,7 +14,8 @@ import { AddedTokenFinder, TextEscaper, withoutMarks } from "./added-tokens.ts";
 import { BytePairEncoder } from "./bpe.ts";
 import { type PreTokenizer, preTokenizerOf } from "./pre-tokenizer.ts";
 import { framingOf, type Normalizer, normalizerOf, tokenizerConfigOf } from "./settings.ts";
-import { readTokenizerFile } from "./tokenizer-file.ts";
+import { readTiktokenFile } from "./tiktoken-file.ts";
+import { readTokenizerFile, type TokenizerFile } from "./tokenizer-file.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
 /** How `encode` reads a text. */
@@ -61,9 +63,9 @@ const modelSchema = z.object({
 
 const fileSchema = z.object({
   added_tokens: z.array(addedTokenSchema).default([]),
-  normalizer: z.unknown(),
-  pre_tokenizer: z.unknown(),
-  post_processor: z.unknown(),
+  normalizer: z.unknown().optional(),
+  pre_tokenizer: z.unknown().optional(),
+  post_processor: z.unknown().optional(),
   decoder: z.object({ type: z.literal("ByteLevel") }).nullish(),
   model: modelSchema,
 });
@@ -95,14 +97,14 @@ export class Tokenizer {
   private readonly cache = new Map<string, readonly number[]>();
   private bytes = new Uint8Array(256);
 
-  private constructor(bytes: Uint8Array, config: unknown) {
-    const { vocabulary, otherTokens, merges, rest } = readTokenizerFile(bytes);
-    const { model, added_tokens: added, ...file } = checked(rest);
+  private constructor(contents: TokenizerFile, config: unknown) {
+    const { vocabulary, otherTokens, merges } = contents;
+    const { model, added_tokens: added, ...file } = checked(contents.rest);
     this.normalize = normalizerOf(file.normalizer);
     this.preTokenize = preTokenizerOf(file.pre_tokenizer);
     this.vocabulary = vocabulary;
     this.ignoreMerges = model.ignore_merges ?? false;
-    this.bpe = new BytePairEncoder(vocabulary, merges);
+    this.bpe = new BytePairEncoder(vocabulary, merges, contents.name);
     let size = vocabulary.size;
     const others = [...otherTokens].map(([content, id]) => ({ content, id }));
     for (const { content, id } of [...others, ...added]) {
@@ -130,26 +132,27 @@ export class Tokenizer {
   }
 
   /**
-   * The tokenizer of the Hugging Face directory `dir`: its `tokenizer.json`, and its
-   * `tokenizer_config.json` where there is one. Raises `tokenizer-invalid`, naming file and field.
+   * The tokenizer of the Hugging Face directory `dir`: its `tokenizer.json`, else its
+   * `tiktoken.model`, and its `tokenizer_config.json`. Raises `tokenizer-invalid`, naming file and
+   * field.
    */
   static fromDirectory(dir: string): Tokenizer {
-    const path = join(dir, "tokenizer.json");
-    const bytes = readBinaryFile(path, "tokenizer-invalid");
-    if (bytes === undefined) {
-      throw modelError(
-        "tokenizer-invalid",
-        `${path} does not exist. Give a model directory with a tokenizer.json; ` +
-          "other formats (tiktoken.model, tokenizer.model) need converting.",
-      );
-    }
+    const read = (name: string) => readBinaryFile(join(dir, name), "tokenizer-invalid");
     const config = readJsonFile(join(dir, "tokenizer_config.json"), "tokenizer-invalid");
-    return new Tokenizer(bytes, config);
+    const bytes = read("tokenizer.json");
+    if (bytes) return new Tokenizer(readTokenizerFile(bytes), config);
+    const ranks = read("tiktoken.model");
+    if (ranks) return new Tokenizer(readTiktokenFile(ranks, config), config);
+    throw modelError(
+      "tokenizer-invalid",
+      `${dir} has neither tokenizer.json nor tiktoken.model. Give a model directory with one; ` +
+        "other formats (tokenizer.model) need converting.",
+    );
   }
 
   /** The tokenizer of a parsed `tokenizer.json` and, if given, `tokenizer_config.json`. */
   static fromJson(json: unknown, config?: unknown): Tokenizer {
-    return new Tokenizer(utf8.encode(JSON.stringify(json) ?? ""), config);
+    return new Tokenizer(readTokenizerFile(utf8.encode(JSON.stringify(json) ?? "")), config);
   }
 
   /** The ids of `text`. Unpaired surrogates count as U+FFFD. Time is O(n log n) at worst. */

@@ -11,6 +11,13 @@ export function hashStep(hash: number, byte: number): number {
   return Math.imul(hash ^ byte, 0x01000193);
 }
 
+/** The hash of the first `length` of `bytes`. */
+export function hashOf(bytes: Uint8Array, length: number): number {
+  let hash = hashStart;
+  for (let i = 0; i < length; i++) hash = hashStep(hash, bytes[i]);
+  return hash;
+}
+
 /** A set of byte strings with ids. What is looked at together lies together: a miss costs most. */
 export class Vocabulary {
   private arena = new Uint8Array(1 << 16);
@@ -45,9 +52,24 @@ export class Vocabulary {
 
   /** The id of the first `length` of `bytes`, or -1. */
   idOf(bytes: Uint8Array, length: number = bytes.length): number {
+    return this.find(bytes, 0, length, hashOf(bytes, length));
+  }
+
+  /** The id of the bytes of token `left` followed by those of token `right`, or -1. */
+  idOfJoined(left: number, right: number): number {
+    const { spans } = this;
+    const leftLength = spans[2 * left + 1];
+    const length = leftLength + spans[2 * right + 1];
+    // Behind the last token the arena is free.
+    if (this.end + length > this.arena.length) this.growArena(length);
+    const { arena, end } = this;
     let hash = hashStart;
-    for (let i = 0; i < length; i++) hash = hashStep(hash, bytes[i]);
-    return this.find(bytes, 0, length, hash);
+    for (let i = 0, from = spans[2 * left]; i < length; i++, from++) {
+      if (i === leftLength) from = spans[2 * right];
+      arena[end + i] = arena[from];
+      hash = hashStep(hash, arena[from]);
+    }
+    return this.find(arena, end, length, hash);
   }
 
   /** The bytes of token `id`, or undefined where there is none. Not to be changed. */
@@ -76,11 +98,7 @@ export class Vocabulary {
   }
 
   private makeRoom(length: number, id: number): void {
-    if (this.end + length > this.arena.length) {
-      const arena = new Uint8Array(2 * (this.end + length));
-      arena.set(this.arena);
-      this.arena = arena;
-    }
+    if (this.end + length > this.arena.length) this.growArena(length);
     if (2 * id >= this.spans.length) {
       const spans = new Int32Array(2 ** Math.ceil(Math.log2(2 * id + 2))).fill(-1);
       spans.set(this.spans);
@@ -88,6 +106,12 @@ export class Vocabulary {
     }
     // Half full at most.
     if (4 * this.count >= this.slots.length) this.rehash();
+  }
+
+  private growArena(length: number): void {
+    const arena = new Uint8Array(2 * (this.end + length));
+    arena.set(this.arena);
+    this.arena = arena;
   }
 
   private rehash(): void {
