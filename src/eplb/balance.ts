@@ -57,14 +57,14 @@ export function balanceExperts(
 }
 
 /** What the balancer found for a layer. */
-export interface LayerPlan {
+interface LayerPlan {
   /** The expert in each slot. */
   readonly expert: Int32Array;
   readonly report: LayerReport;
 }
 
 /** Balances layers of one shape one after the other. */
-export class Balancer {
+class Balancer {
   private readonly shape: Shape;
   private readonly affinity: Affinity;
   private readonly effort: number;

@@ -12,7 +12,7 @@ export const eplbErrors: Readonly<Record<EplbErrorCode, RetryAdvice>> = {
 };
 
 /** The refusal of a field: `field problem: advice.` */
-export function refuse(field: string, problem: string, advice: string): BaleenError {
+function refuse(field: string, problem: string, advice: string): BaleenError {
   const code = "eplb-input-invalid";
   return new BaleenError(code, `${field} ${problem}: ${advice}.`, { retry: eplbErrors[code] });
 }
