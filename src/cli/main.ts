@@ -14,6 +14,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   inspect: async () => (await import("./inspect.ts")).inspect,
   bench: async () => (await import("./bench.ts")).bench,
   eplb: async () => (await import("./eplb.ts")).eplb,
+  dualpipe: async () => (await import("./dualpipe.ts")).dualpipe,
 };
 
 async function overview(): Promise<string> {

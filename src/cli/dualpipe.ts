@@ -1,0 +1,100 @@
+/** @file `baleen dualpipe`: pipeline schedules, simulated. */
+import {
+  bubbleFormula,
+  makeSchedule,
+  type Schedule,
+  type Simulation,
+  scheduleKinds,
+  simulate,
+  toTuples,
+} from "../dualpipe/index.ts";
+import { type Command, defineCommand } from "./command.ts";
+import { UsageError } from "./flags.ts";
+
+const actions = ["schedule", "simulate"] as const;
+
+/** Prints a schedule's steps, or what they cost. */
+export const dualpipe: Command = defineCommand({
+  name: "dualpipe",
+  summary: "Make and simulate pipeline schedules: DualPipe, DualPipeV, 1F1B, zero bubble.",
+  flags: {
+    kind: { type: "choice", choices: scheduleKinds, default: "dualpipe", help: "Schedule." },
+    ranks: { type: "whole", value: "N", min: 1, max: 1024, default: 8, help: "Pipeline ranks." },
+    "micro-batches": {
+      type: "whole",
+      value: "M",
+      min: 1,
+      max: 65536,
+      default: 20,
+      help: "Micro-batches in all.",
+    },
+    forward: { type: "number", value: "T", min: 0, default: 1, help: "Time of a forward." },
+    backward: { type: "number", value: "T", min: 0, default: 2, help: "Time of a backward." },
+    weight: { type: "number", value: "T", min: 0, default: 1, help: "Time of its weight part." },
+    overlapped: {
+      type: "number",
+      value: "T",
+      min: 0,
+      help: "Time of an overlapped pair.",
+      defaultHelp: "forward plus backward",
+    },
+    send: { type: "number", value: "T", min: 0, default: 0, help: "Time of a message." },
+    json: { type: "switch", help: "Print JSON." },
+  },
+  operands: actions.join("|"),
+  examples: [
+    "baleen dualpipe simulate --ranks 8 --micro-batches 20",
+    "baleen dualpipe schedule --kind dualpipev --ranks 4 --micro-batches 10 --json",
+  ],
+  async run({ flags, operands }) {
+    const [action, ...more] = operands;
+    if (!(actions as readonly string[]).includes(action) || more.length > 0) {
+      throw new UsageError(`dualpipe: give one of ${actions.join(", ")}.`);
+    }
+    const schedule = makeSchedule(flags.kind, flags.ranks, flags["micro-batches"]);
+    if (action === "schedule") {
+      const tuples = toTuples(schedule);
+      console.log(flags.json ? JSON.stringify(tuples) : renderSteps(tuples));
+      return;
+    }
+    const { forward, backward, weight, send } = flags;
+    const overlapped = flags.overlapped ?? forward + backward;
+    const durations = { forward, backward, weight, overlapped, send };
+    const simulation = simulate(schedule, durations);
+    const formula = bubbleFormula(schedule, durations);
+    if (flags.json) console.log(JSON.stringify({ ...simulation, bubbleFormula: formula }));
+    else console.log(renderSimulation(schedule, simulation, formula));
+  },
+});
+
+function renderSteps(tuples: ReturnType<typeof toTuples>): string {
+  return tuples
+    .map((steps, rank) => {
+      const words = steps.map(([op, ...rest]) =>
+        op === "comm" ? `[${rest.flat().join(" ")}]` : `${op}${rest.join(".")}`,
+      );
+      return `rank ${rank}: ${words.join(" ")}`;
+    })
+    .join("\n");
+}
+
+const short = (value: number): string => String(Number(value.toFixed(4)));
+
+function renderSimulation(
+  { kind, numRanks, numMicroBatches }: Schedule,
+  { total, ranks }: Simulation,
+  formula: number | undefined,
+): string {
+  const lines = [
+    `${kind}, ${numRanks} ranks, ${numMicroBatches} micro-batches: ${short(total)} in all`,
+    `bubble by the formula: ${formula === undefined ? "none known" : short(formula)}`,
+    "",
+    "rank      busy    bubble   in span  chunks held  weight parts waiting",
+  ];
+  ranks.forEach(({ busy, bubble, idle, peakActivations, peakWeightStash }, rank) => {
+    const times = [busy, bubble, idle].map((time) => short(time).padStart(10)).join("");
+    const counts = `${String(peakActivations).padStart(13)}${String(peakWeightStash).padStart(22)}`;
+    lines.push(`${String(rank).padStart(4)}${times}${counts}`);
+  });
+  return lines.join("\n");
+}

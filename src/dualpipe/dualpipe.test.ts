@@ -1,0 +1,183 @@
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import fc from "fast-check";
+import { BaleenError, Random } from "../base/index.ts";
+import {
+  bubbleFormula,
+  dualPipe,
+  dualPipeV,
+  interleaved,
+  makeSchedule,
+  oneForwardOneBackward,
+  type Schedule,
+  scheduleKinds,
+  simulate,
+  toTuples,
+} from "./index.ts";
+
+const golden = fileURLToPath(new URL("../../../shared/golden/dualpipe", import.meta.url));
+const unit = { forward: 1, backward: 2, weight: 1, overlapped: 3 };
+
+test("the recorded schedules of the original are met exactly", {
+  skip: !existsSync(golden),
+}, () => {
+  const recorded = JSON.parse(readFileSync(`${golden}/schedules.json`, "utf8"));
+  for (const [name, wanted] of Object.entries(recorded)) {
+    const [, kind, ranks, chunks] = /^(dualpipev?)_p+(\d+)_m(\d+)$/.exec(name) ?? [];
+    const make = kind === "dualpipe" ? dualPipe : dualPipeV;
+    assert.deepEqual(toTuples(make(Number(ranks), Number(chunks))), wanted, name);
+  }
+});
+
+test("DualPipe's first rank of 4 with 8 micro-batches does what the original does", () => {
+  assert.deepEqual(toTuples(dualPipe(4, 8))[0].slice(0, 13), [
+    ["F", 0, 0],
+    ["comm", ["sf0"]],
+    ["F", 0, 1],
+    ["comm", ["sf0"]],
+    ["F", 0, 2],
+    ["comm", ["rf1"]],
+    ["F", 1, 0],
+    ["comm", ["sf0"]],
+    ["Bi", 1, 0],
+    ["comm", ["sb1", "rf1"]],
+    ["W"],
+    ["F", 1, 1],
+    ["FB", 0, 3, 1, 1],
+  ]);
+});
+
+test("8 ranks with 20 micro-batches take 66, as in the paper's figure, and hold 9 chunks each", () => {
+  const { total, ranks } = simulate(dualPipe(8, 20), unit);
+  assert.equal(total, 66);
+  for (const rank of ranks) assert.deepEqual([rank.bubble, rank.peakActivations], [6, 9]);
+  assert.deepEqual(
+    ranks.map((rank) => rank.peakWeightStash),
+    [1, 2, 3, 4, 4, 3, 2, 1],
+  );
+  const at12 = ranks[3].events.find(({ start }) => start === 12);
+  assert.deepEqual(at12?.op, { op: "B", phase: 1, chunk: 0 });
+  assert.equal(simulate(dualPipeV(4, 10), unit).total, 66);
+});
+
+test("times of other sizes and durations are those recorded from the original's order", () => {
+  const total = (ranks: number, chunks: number, f = 1, b = 2, w = 1, fb = 3): number =>
+    simulate(dualPipe(ranks, chunks), {
+      forward: f,
+      backward: b,
+      weight: w,
+      overlapped: fb,
+    }).total;
+  assert.deepEqual(
+    [total(16, 40), total(8, 16), total(8, 32), total(10, 24), total(12, 24), total(16, 32)],
+    [134, 54, 102, 80, 82, 110],
+  );
+  assert.deepEqual([total(8, 20, 10, 20, 8, 26), total(8, 20, 1, 3, 1, 3.5)], [616, 84]);
+  assert.ok(Math.abs(total(8, 20, 1, 2, 1, 2.4) - 57.6) < 1e-9);
+});
+
+test("bubbles are those of the closed formulas", () => {
+  const bubbles = (schedule: Schedule) => simulate(schedule, unit).ranks.map((rank) => rank.bubble);
+  for (const schedule of [
+    dualPipe(8, 20),
+    dualPipe(4, 12),
+    dualPipeV(4, 10),
+    oneForwardOneBackward(8, 20),
+    interleaved(4, 8, 2),
+  ]) {
+    const wanted = bubbleFormula(schedule, unit);
+    for (const bubble of bubbles(schedule)) assert.equal(bubble, wanted, schedule.kind);
+  }
+  const h2 = makeSchedule("zb-h2", 8, 20);
+  assert.equal(bubbleFormula(h2, unit), 0);
+  for (const rank of simulate(h2, unit).ranks) assert.equal(rank.idle, 0);
+});
+
+/** A schedule of any kind, of a size that it allows. */
+const anySchedule = fc
+  .tuple(fc.constantFrom(...scheduleKinds), fc.integer({ min: 1, max: 4 }), fc.nat(6))
+  .map(([kind, half, more]) => {
+    if (kind === "dualpipe") return makeSchedule(kind, 2 * half, 4 * half + 2 * more);
+    if (kind === "dualpipev") return makeSchedule(kind, half, 2 * half + more);
+    if (kind === "interleaved") return makeSchedule(kind, half, half * (1 + more));
+    return makeSchedule(kind, half, 1 + more);
+  });
+
+test("every micro-batch goes forward and back once at every place, weights after inputs", () => {
+  fc.assert(
+    fc.property(anySchedule, (schedule) => {
+      const seen = new Map<string, string>();
+      schedule.ranks.forEach((steps, rank) => {
+        for (const step of steps) {
+          if (step.op === "comm") continue;
+          const parts =
+            step.op === "FB"
+              ? [
+                  { op: "F", ...step.forward },
+                  { op: "B", ...step.backward },
+                ]
+              : [step];
+          for (const { op, phase, chunk } of parts) {
+            const key = `${rank} ${phase} ${chunk}`;
+            seen.set(key, (seen.get(key) ?? "") + op);
+          }
+        }
+      });
+      const places = schedule.routes.flat().length;
+      assert.equal(seen.size, places * schedule.chunksPerRoute);
+      for (const [key, ops] of seen) assert.match(ops, /^F(B|BiW)$/, key);
+    }),
+    { seed: 4, numRuns: 60 },
+  );
+});
+
+test("random stalls never end in a deadlock, though every batch waits for its peers", () => {
+  fc.assert(
+    fc.property(anySchedule, fc.integer(), (schedule, seed) => {
+      const random = new Random(seed);
+      const stalls = schedule.ranks.map((steps) =>
+        steps.map(() => (random.below(4) === 0 ? 20 * random.uniform() : 0)),
+      );
+      const { total } = simulate(schedule, unit, { messages: "rendezvous", stalls });
+      const free = simulate(schedule, unit, { stalls }).total;
+      assert.ok(total >= free - 1e-9, `${total} with messages, ${free} without`);
+    }),
+    { seed: 5, numRuns: 150 },
+  );
+});
+
+test("blocking messages cost the two DualPipes nothing", () => {
+  for (const schedule of [dualPipe(8, 20), dualPipe(2, 8), dualPipeV(4, 10), dualPipeV(1, 3)]) {
+    const blocking = simulate(schedule, unit, { messages: "rendezvous" }).total;
+    assert.equal(blocking, simulate(schedule, unit).total);
+  }
+});
+
+test("a schedule whose ranks wait for each other is refused, not hung", () => {
+  const { ranks, ...rest } = dualPipe(2, 4);
+  const swapped = { ...rest, ranks: [ranks[0].toReversed(), ranks[1]] };
+  assert.throws(
+    () => simulate(swapped, unit, { messages: "rendezvous" }),
+    (error) => error instanceof BaleenError && error.code === "schedule-deadlock",
+  );
+});
+
+test("wrong input gets one sentence that names the field", () => {
+  const wrong: [() => unknown, RegExp][] = [
+    [() => dualPipe(3, 8), /^numRanks is 3: give an even/],
+    [() => dualPipe(4, 6), /^numMicroBatches is 6: give an even number of at least 8/],
+    [() => dualPipeV(4, 7), /^numMicroBatches is 7: give a whole number of at least 8/],
+    [() => interleaved(4, 6), /^numMicroBatches is 6: give a multiple of numRanks/],
+    [() => oneForwardOneBackward(0, 6), /^numRanks is 0/],
+    [
+      () => simulate(dualPipe(2, 4), { ...unit, forward: Number.NaN }),
+      /^durations.forward is NaN: give/,
+    ],
+    [() => simulate(dualPipe(2, 4), { ...unit, weight: 5 }), /^durations.weight is 5, more than/],
+  ];
+  for (const [call, message] of wrong) {
+    assert.throws(call, (error) => error instanceof BaleenError && message.test(error.message));
+  }
+});
