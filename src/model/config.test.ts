@@ -6,119 +6,15 @@ import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { BaleenError } from "../base/index.ts";
 import { isMoeLayer, type ModelConfig, parseModelConfig, readModelConfig } from "./config.ts";
+import {
+  deepseekV2Lite,
+  kimiK2,
+  moonlight,
+  deepseekV3 as v3,
+} from "./testing/published-configs.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "baleen-config-"));
 after(() => rmSync(folder, { recursive: true }));
-
-/** DeepSeek-V3's, with the fields that are of no account here too. */
-const v3 = {
-  architectures: ["DeepseekV3ForCausalLM"],
-  attention_bias: false,
-  attention_dropout: 0.0,
-  auto_map: { AutoConfig: "configuration_deepseek.DeepseekV3Config" },
-  bos_token_id: 0,
-  eos_token_id: 1,
-  ep_size: 1,
-  first_k_dense_replace: 3,
-  hidden_act: "silu",
-  hidden_size: 7168,
-  initializer_range: 0.02,
-  intermediate_size: 18432,
-  kv_lora_rank: 512,
-  max_position_embeddings: 163840,
-  model_type: "deepseek_v3",
-  moe_intermediate_size: 2048,
-  moe_layer_freq: 1,
-  n_group: 8,
-  n_routed_experts: 256,
-  n_shared_experts: 1,
-  norm_topk_prob: true,
-  num_attention_heads: 128,
-  num_experts_per_tok: 8,
-  num_hidden_layers: 61,
-  num_key_value_heads: 128,
-  num_nextn_predict_layers: 1,
-  q_lora_rank: 1536,
-  qk_nope_head_dim: 128,
-  qk_rope_head_dim: 64,
-  quantization_config: {
-    activation_scheme: "dynamic",
-    fmt: "e4m3",
-    quant_method: "fp8",
-    weight_block_size: [128, 128],
-  },
-  rms_norm_eps: 1e-6,
-  rope_scaling: {
-    beta_fast: 32,
-    beta_slow: 1,
-    factor: 40,
-    mscale: 1.0,
-    mscale_all_dim: 1.0,
-    original_max_position_embeddings: 4096,
-    type: "yarn",
-  },
-  rope_theta: 10000,
-  routed_scaling_factor: 2.5,
-  scoring_func: "sigmoid",
-  tie_word_embeddings: false,
-  topk_group: 4,
-  topk_method: "noaux_tc",
-  torch_dtype: "bfloat16",
-  transformers_version: "4.33.1",
-  use_cache: true,
-  v_head_dim: 128,
-  vocab_size: 129280,
-};
-
-/** 0.707, spelt so that linters don't see a root of two in it. */
-const v2Mscale = 707 / 1000;
-
-/** DeepSeek-V2-Lite's. */
-const v2Lite = {
-  model_type: "deepseek_v2",
-  aux_loss_alpha: 0.001,
-  bos_token_id: 100000,
-  eos_token_id: 100001,
-  first_k_dense_replace: 1,
-  hidden_act: "silu",
-  hidden_size: 2048,
-  intermediate_size: 10944,
-  kv_lora_rank: 512,
-  max_position_embeddings: 163840,
-  moe_intermediate_size: 1408,
-  moe_layer_freq: 1,
-  n_group: 1,
-  n_routed_experts: 64,
-  n_shared_experts: 2,
-  norm_topk_prob: false,
-  num_attention_heads: 16,
-  num_experts_per_tok: 6,
-  num_hidden_layers: 27,
-  num_key_value_heads: 16,
-  pretraining_tp: 1,
-  q_lora_rank: null,
-  qk_nope_head_dim: 128,
-  qk_rope_head_dim: 64,
-  rms_norm_eps: 1e-6,
-  rope_scaling: {
-    beta_fast: 32,
-    beta_slow: 1,
-    factor: 40,
-    mscale: v2Mscale,
-    mscale_all_dim: v2Mscale,
-    original_max_position_embeddings: 4096,
-    type: "yarn",
-  },
-  rope_theta: 10000,
-  routed_scaling_factor: 1.0,
-  scoring_func: "softmax",
-  seq_aux: true,
-  tie_word_embeddings: false,
-  topk_group: 1,
-  topk_method: "greedy",
-  v_head_dim: 128,
-  vocab_size: 102400,
-};
 
 test("DeepSeek-V3's config resolves to what the paper and the code say", () => {
   assert.deepEqual(parseModelConfig(v3), {
@@ -167,15 +63,83 @@ test("DeepSeek-V3's config resolves to what the paper and the code say", () => {
 });
 
 test("DeepSeek-V2-Lite has no query latent, softmax scores, greedy choice and no MTP layer", () => {
-  const config = parseModelConfig(v2Lite);
-  assert.equal(config.qLoraRank, undefined);
-  assert.equal(config.topkMethod, "greedy");
-  assert.equal(config.scoringFunc, "softmax");
-  assert.equal(config.normTopkProb, false);
-  assert.equal(config.numNextnPredictLayers, 0);
-  assert.equal(config.rope.yarn?.mscaleAllDim, v2Mscale);
-  assert.equal(config.quantization, undefined);
-  assert.deepEqual(config.eosTokenIds, [100001]);
+  assert.deepEqual(parseModelConfig(deepseekV2Lite), {
+    ...parseModelConfig(v3),
+    modelType: "deepseek_v2",
+    vocabSize: 102400,
+    hiddenSize: 2048,
+    intermediateSize: 10944,
+    moeIntermediateSize: 1408,
+    numHiddenLayers: 27,
+    numNextnPredictLayers: 0,
+    numAttentionHeads: 16,
+    qLoraRank: undefined,
+    nRoutedExperts: 64,
+    nSharedExperts: 2,
+    numExpertsPerTok: 6,
+    nGroup: 1,
+    topkGroup: 1,
+    topkMethod: "greedy",
+    scoringFunc: "softmax",
+    normTopkProb: false,
+    routedScalingFactor: 1,
+    firstKDenseReplace: 1,
+    rope: {
+      theta: 10_000,
+      yarn: {
+        factor: 40,
+        originalMaxPositionEmbeddings: 4096,
+        betaFast: 32,
+        betaSlow: 1,
+        mscale: 707 / 1000,
+        mscaleAllDim: 707 / 1000,
+      },
+    },
+    bosTokenId: 100000,
+    eosTokenIds: [100001],
+    quantization: undefined,
+  } satisfies ModelConfig);
+});
+
+test("Moonlight is a V3 without groups, query latent, YaRN and FP8", () => {
+  assert.deepEqual(parseModelConfig(moonlight), {
+    ...parseModelConfig(v3),
+    vocabSize: 163840,
+    hiddenSize: 2048,
+    intermediateSize: 11264,
+    moeIntermediateSize: 1408,
+    numHiddenLayers: 27,
+    numNextnPredictLayers: 0,
+    numAttentionHeads: 16,
+    qLoraRank: undefined,
+    nRoutedExperts: 64,
+    nSharedExperts: 2,
+    numExpertsPerTok: 6,
+    nGroup: 1,
+    topkGroup: 1,
+    routedScalingFactor: 2.446,
+    firstKDenseReplace: 1,
+    rmsNormEps: 1e-5,
+    rope: { theta: 50_000, yarn: undefined },
+    maxPositionEmbeddings: 8192,
+    bosTokenId: 163584,
+    eosTokenIds: [163586],
+    quantization: undefined,
+  } satisfies ModelConfig);
+});
+
+test("Kimi-K2 is a V3 by another name, with one group of 384 experts", () => {
+  const asV3 = parseModelConfig({ ...kimiK2, model_type: "deepseek_v3" });
+  assert.deepEqual(parseModelConfig(kimiK2), { ...asV3, modelType: "kimi_k2" });
+  assert.deepEqual([asV3.nRoutedExperts, asV3.nGroup, asV3.topkMethod], [384, 1, "noaux_tc"]);
+  assert.deepEqual([asV3.rope.yarn?.betaFast, asV3.rope.yarn?.betaSlow], [1, 1]);
+  // What a config leaves out has the defaults of V3.
+  const { topk_method, scoring_func, norm_topk_prob, moe_layer_freq, ...bare } = kimiK2;
+  assert.deepEqual(parseModelConfig(bare), parseModelConfig(kimiK2));
+  assert.deepEqual(
+    [topk_method, scoring_func, norm_topk_prob, moe_layer_freq],
+    ["noaux_tc", "sigmoid", true, 1],
+  );
 });
 
 test("what a config leaves out has the default of its model type", () => {

@@ -1,6 +1,7 @@
 /**
- * @file `config.json` of the DeepSeek-V2 and -V3 architectures, checked and resolved: every
- * optional field has its value, both spellings of the rotary parameters are one, nulls are gone.
+ * @file `config.json` of the DeepSeek-V2 and -V3 architectures (Kimi-K2 is a V3), checked and
+ * resolved: every optional field has its value, both spellings of the rotary parameters are one,
+ * nulls are gone.
  * Defaults are those of the configuration classes in DeepSeek's repositories and `transformers`.
  */
 import { join } from "node:path";
@@ -11,7 +12,8 @@ import type { YarnScaling } from "./rope.ts";
 
 /** A model's architecture. Sizes are counts of elements; names are the config's, in camelCase. */
 export interface ModelConfig {
-  readonly modelType: "deepseek_v2" | "deepseek_v3";
+  /** `kimi_k2` is `deepseek_v3` under the name that Moonshot gave it. */
+  readonly modelType: "deepseek_v2" | "deepseek_v3" | "kimi_k2";
   readonly vocabSize: number;
   readonly hiddenSize: number;
   /** Width of a dense layer's MLP. */
@@ -73,6 +75,7 @@ export interface Quantization {
 export const supportedModelTypes: readonly ModelConfig["modelType"][] = [
   "deepseek_v2",
   "deepseek_v3",
+  "kimi_k2",
 ];
 
 const size = z.int().min(1);
@@ -172,7 +175,7 @@ export function readModelConfig(dir: string): ModelConfig {
 /** The config that the parsed `config.json` describes; `path` is for messages. */
 export function parseModelConfig(json: unknown, path: string = "config.json"): ModelConfig {
   const raw = checked(path, configSchema, json);
-  const isV3 = raw.model_type === "deepseek_v3";
+  const isV3 = raw.model_type !== "deepseek_v2";
   const config: ModelConfig = {
     modelType: raw.model_type,
     vocabSize: raw.vocab_size,
