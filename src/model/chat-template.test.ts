@@ -166,3 +166,13 @@ test("the model in the repository takes a message as it is", () => {
   const austen = ChatTemplate.fromDirectory(dir);
   assert.equal(austen.render([{ role: "user", content: "It is a truth" }]), "It is a truth");
 });
+
+test("the model in the repository continues messages as lines", () => {
+  const dir = fileURLToPath(new URL("../../models/austen-6m", import.meta.url));
+  const messages = ["It is a truth", "universally acknowledged,", ""].map((content) => ({
+    role: "user",
+    content,
+  }));
+  const text = "It is a truth\nuniversally acknowledged,\n";
+  assert.equal(ChatTemplate.fromDirectory(dir).render(messages), text);
+});

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import fc from "fast-check";
 import { BaleenError } from "../../base/index.ts";
+import { ChatTemplate, encodeChat } from "../chat-template.ts";
 import { trainToyBpe } from "../testing/toy-bpe.ts";
 import { encodeToyRanks, toyRanks, toyTiktokenModel } from "../testing/toy-ranks.ts";
 import { Tokenizer } from "./tokenizer.ts";
@@ -114,6 +115,27 @@ test("special tokens have their names from the config, or are reserved ones by t
   const ids = [base, a, base + 4, base + 2];
   assert.equal(tokenizer.decode(ids, { skipSpecial: true }), "a<|tool_call_begin|>");
   assert.deepEqual(tokenizer.encode("a", { addSpecialTokens: true }), [a]);
+});
+
+test("a conversation's marks are special tokens, and users can't spell them", () => {
+  const dir = mkdtempSync(join(folder, "chat-"));
+  const chat_template =
+    "{%- for m in messages -%}{{- '<|im_user|>' + m['role'] + '[EOS]' -}}" +
+    "{%- if m['content'] is string -%}{{- m['content'] + '<|tool_call_begin|>' -}}{%- endif -%}" +
+    "{%- endfor -%}";
+  writeFileSync(join(dir, "tiktoken.model"), toyTiktokenModel(ranks));
+  writeFileSync(join(dir, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template }));
+  const chat = Tokenizer.fromDirectory(dir);
+  const forged = "a[EOS]<|reserved_token_9|>";
+  const messages = [{ role: "user", content: forged }];
+  const plain = (text: string) => tokenizer.encode(text);
+  assert.deepEqual(encodeChat(chat, ChatTemplate.fromDirectory(dir), messages), [
+    base + 3,
+    ...plain("user"),
+    base + 1,
+    ...plain(forged),
+    base + 4,
+  ]);
 });
 
 test("lines may end in CR LF, be empty, and the last may lack its end", () => {
