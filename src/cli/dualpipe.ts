@@ -1,7 +1,9 @@
 /** @file `baleen dualpipe`: pipeline schedules, simulated. */
+import { writeFileSync } from "node:fs";
 import {
   bubbleFormula,
   makeSchedule,
+  pictureSchedule,
   type Schedule,
   type Simulation,
   scheduleKinds,
@@ -11,7 +13,7 @@ import {
 import { type Command, defineCommand } from "./command.ts";
 import { UsageError } from "./flags.ts";
 
-const actions = ["schedule", "simulate"] as const;
+const actions = ["schedule", "simulate", "picture"] as const;
 
 /** Prints a schedule's steps, or what they cost. */
 export const dualpipe: Command = defineCommand({
@@ -40,10 +42,12 @@ export const dualpipe: Command = defineCommand({
     },
     send: { type: "number", value: "T", min: 0, default: 0, help: "Time of a message." },
     json: { type: "switch", help: "Print JSON." },
+    svg: { type: "text", value: "FILE", help: "Write the Gantt chart (picture: print it else)." },
   },
   operands: actions.join("|"),
   examples: [
     "baleen dualpipe simulate --ranks 8 --micro-batches 20",
+    "baleen dualpipe picture --svg dualpipe.svg",
     "baleen dualpipe schedule --kind dualpipev --ranks 4 --micro-batches 10 --json",
   ],
   async run({ flags, operands }) {
@@ -61,6 +65,12 @@ export const dualpipe: Command = defineCommand({
     const overlapped = flags.overlapped ?? forward + backward;
     const durations = { forward, backward, weight, overlapped, send };
     const simulation = simulate(schedule, durations);
+    const picture = pictureSchedule(schedule, simulation, durations);
+    if (flags.svg !== undefined) writeFileSync(flags.svg, picture);
+    if (action === "picture") {
+      console.log(flags.svg === undefined ? picture : `wrote ${flags.svg}`);
+      return;
+    }
     const formula = bubbleFormula(schedule, durations);
     if (flags.json) console.log(JSON.stringify({ ...simulation, bubbleFormula: formula }));
     else console.log(renderSimulation(schedule, simulation, formula));

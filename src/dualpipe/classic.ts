@@ -56,9 +56,34 @@ export function interleaved(
   return finished("interleaved", numRanks, numMicroBatches, route, ranks);
 }
 
-/** Zero bubble with 1F1B's memory: weight parts fill what would be the bubble at the end. */
+/**
+ * Zero bubble with 1F1B's memory. Forwards and backwards for inputs alternate as in 1F1B, each followed
+ * by its weight part; rank r leaves out the last r of these before the pipeline drains, so that
+ * backwards for inputs come twice as fast there, and does them at the end.
+ */
 export function zeroBubbleH1(numRanks: number, numMicroBatches: number): Schedule {
-  return zeroBubble("zb-h1", numRanks, numMicroBatches, straightRoute(numRanks, 1), numRanks);
+  checkWhole("numRanks", numRanks, 1);
+  checkWhole("numMicroBatches", numMicroBatches, 1);
+  const ranks = Array.from({ length: numRanks }, (_, rank) => {
+    const order: SingleOp[] = [];
+    const done = { F: 0, Bi: 0, W: 0 };
+    const add = (op: "F" | "Bi" | "W"): void => {
+      if (done[op] < numMicroBatches) order.push({ op, phase: 0, chunk: done[op]++ });
+    };
+    const lead = Math.min(numRanks - rank, numMicroBatches);
+    const full = Math.max(0, numMicroBatches - numRanks);
+    for (let i = 0; i < lead; i++) add("F");
+    for (let i = 0; i < numMicroBatches; i++) {
+      const draining = i >= full && done.F < numMicroBatches;
+      add("Bi");
+      if (!draining) add("W");
+      add("F");
+    }
+    while (done.W < numMicroBatches) add("W");
+    return order;
+  });
+  const route = straightRoute(numRanks, 1);
+  return finished("zb-h1", numRanks, numMicroBatches, route, ranks);
 }
 
 /** Zero bubble with nearly twice 1F1B's memory: forwards fill the bubble at the start, too. */

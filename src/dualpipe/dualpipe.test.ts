@@ -11,6 +11,7 @@ import {
   interleaved,
   makeSchedule,
   oneForwardOneBackward,
+  pictureSchedule,
   type Schedule,
   scheduleKinds,
   simulate,
@@ -86,6 +87,8 @@ test("bubbles are those of the closed formulas", () => {
     dualPipeV(4, 10),
     oneForwardOneBackward(8, 20),
     interleaved(4, 8, 2),
+    makeSchedule("zb-h1", 8, 20),
+    makeSchedule("zb-h1", 4, 9),
   ]) {
     const wanted = bubbleFormula(schedule, unit);
     for (const bubble of bubbles(schedule)) assert.equal(bubble, wanted, schedule.kind);
@@ -93,6 +96,13 @@ test("bubbles are those of the closed formulas", () => {
   const h2 = makeSchedule("zb-h2", 8, 20);
   assert.equal(bubbleFormula(h2, unit), 0);
   for (const rank of simulate(h2, unit).ranks) assert.equal(rank.idle, 0);
+  // The last rank can't start before P - 1, so no schedule of one direction ends sooner than these.
+  assert.equal(simulate(makeSchedule("zb-v", 8, 20), unit).total, 6 * 20 + 7);
+  const held = (kind: "zb-h1" | "zb-h2" | "zb-v"): number =>
+    Math.max(
+      ...simulate(makeSchedule(kind, 8, 20), unit).ranks.map((rank) => rank.peakActivations),
+    );
+  assert.deepEqual([held("zb-h1"), held("zb-h2"), held("zb-v")], [8, 15, 16]);
 });
 
 /** A schedule of any kind, of a size that it allows. */
@@ -180,4 +190,18 @@ test("wrong input gets one sentence that names the field", () => {
   for (const [call, message] of wrong) {
     assert.throws(call, (error) => error instanceof BaleenError && message.test(error.message));
   }
+});
+
+test("the picture has a block for every computation, numbers that fit, and frames for pairs", () => {
+  const schedule = dualPipe(4, 8);
+  const svg = pictureSchedule(schedule, simulate(schedule, unit), unit);
+  const count = (pattern: RegExp): number => [...svg.matchAll(pattern)].length;
+  const ops = schedule.ranks.flat().filter((step) => step.op !== "comm");
+  assert.equal(count(/<g class="(F|B|Bi|W|FB)">/g), ops.length);
+  assert.equal(count(/<g class="FB">/g), ops.filter((step) => step.op === "FB").length);
+  assert.equal(count(/<g class="rank">/g), 4);
+  assert.match(svg, /^<svg [^>]*viewBox="0 0 \d+ \d+"/);
+  assert.match(svg, /26 in all; bubble 2 \(7.7 %\), by the formula 2/);
+  assert.match(svg, /<title>forward of micro-batch 0, phase 0, 0 to 1<\/title>/);
+  assert.ok(svg.endsWith("</svg>"));
 });

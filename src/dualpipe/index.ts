@@ -13,6 +13,7 @@ export {
 export { type DualPipeErrorCode, dualPipeErrors } from "./errors.ts";
 export { bubbleFormula } from "./formulas.ts";
 export { makeSchedule, scheduleKinds } from "./make.ts";
+export { pictureSchedule } from "./picture.ts";
 export {
   type RankReport,
   type SimulateOptions,

@@ -119,7 +119,7 @@ function heatRows(rows: number[][], ratios: number[], rowHeight: number): string
   return [
     text(left + chart + 12, top - 8, "busiest / mean", `fill="${faint}" font-size="11"`),
     ...lines,
-    text(left + chart + 12, top + rows.length * rowHeight + 16, scale, `fill="${faint}"`),
+    text(left + chart + 12, top + rows.length * rowHeight + 34, scale, `fill="${faint}"`),
   ];
 }
 
