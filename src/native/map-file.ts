@@ -107,20 +107,34 @@ function readBytes(path: string, bytes: number, file: number): FileBytes {
     view(offset, length) {
       checkRange(path, bytes, offset, length);
       const view = new Uint8Array(length);
-      let done = 0;
-      while (done < length) {
-        const count = attempt(path, () =>
-          readSync(hold.file, view, done, length - done, offset + done),
+      const done = attempt(path, () => readRange(hold.file, offset, view));
+      if (done < length) {
+        throw new BaleenError(
+          "file-unreadable",
+          `file ${path} ended at ${offset + done} of ${bytes} bytes: it changed while open.`,
         );
-        if (count === 0) {
-          throw new BaleenError(
-            "file-unreadable",
-            `file ${path} ended at ${offset + done} of ${bytes} bytes: it changed while open.`,
-          );
-        }
-        done += count;
       }
       return view;
     },
   };
+}
+
+/**
+ * Fills `target` from `offset` of the open file on and returns the bytes that there were; fewer
+ * than asked for at the file's end. One read takes at most `pieceBytes`: Node refuses 2 GiB.
+ */
+export function readRange(
+  file: number,
+  offset: number,
+  target: Uint8Array,
+  pieceBytes: number = 2 ** 30,
+): number {
+  let done = 0;
+  while (done < target.length) {
+    const piece = Math.min(pieceBytes, target.length - done);
+    const count = readSync(file, target, done, piece, offset + done);
+    if (count === 0) break;
+    done += count;
+  }
+  return done;
 }

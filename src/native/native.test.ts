@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -25,6 +33,7 @@ import {
   viewAt,
   viewBytesMax,
 } from "./index.ts";
+import { readRange } from "./map-file.ts";
 
 const skip = nativeAbsence() ?? false;
 const door = workerUrl(import.meta.url, "./index").href;
@@ -186,6 +195,35 @@ async function withFile(
     rmSync(folder, { recursive: true });
   }
 }
+
+test("a range is read in pieces, to the end of the file", () => {
+  const dir = mkdtempSync(join(tmpdir(), "baleen-native-"));
+  const path = join(dir, "pieces");
+  const bytes = Uint8Array.from({ length: 1000 }, (_, i) => (i * 7) % 251);
+  writeFileSync(path, bytes);
+  const file = openSync(path, "r");
+  try {
+    for (const [offset, length, piece] of [
+      [0, 1000, 1000],
+      [0, 1000, 64],
+      [3, 100, 7],
+      [3, 98, 7],
+      [999, 1, 1],
+      [500, 0, 7],
+      [990, 50, 7],
+      [1000, 10, 7],
+    ]) {
+      const target = new Uint8Array(length).fill(255);
+      const there = Math.min(length, 1000 - offset);
+      assert.equal(readRange(file, offset, target, piece), there);
+      assert.deepEqual(target.subarray(0, there), bytes.subarray(offset, offset + there));
+      assert.ok(target.subarray(there).every((byte) => byte === 255));
+    }
+  } finally {
+    closeSync(file);
+    rmSync(dir, { recursive: true });
+  }
+});
 
 test("a mapped file gives its bytes at any offset, beyond 4 GiB too", { skip }, async () => {
   const random = new Random(1);
