@@ -6,6 +6,8 @@ import { viewAt, viewBytesMax } from "./memory.ts";
 
 const protectRead = 1;
 const mapPrivate = 2;
+/** Node refuses to read 2 GiB at once. */
+const readBytesMax = 2 ** 30;
 
 /**
  * A file's bytes, read-only, as they were (or are: a file must not change while it is open here).
@@ -107,7 +109,11 @@ function readBytes(path: string, bytes: number, file: number): FileBytes {
     view(offset, length) {
       checkRange(path, bytes, offset, length);
       const view = new Uint8Array(length);
-      const done = attempt(path, () => readRange(hold.file, offset, view));
+      const done = attempt(path, () =>
+        readPieces(length, readBytesMax, (start, count) =>
+          readSync(hold.file, view, start, count, offset + start),
+        ),
+      );
       if (done < length) {
         throw new BaleenError(
           "file-unreadable",
@@ -120,19 +126,17 @@ function readBytes(path: string, bytes: number, file: number): FileBytes {
 }
 
 /**
- * Fills `target` from `offset` of the open file on and returns the bytes that there were; fewer
- * than asked for at the file's end. One read takes at most `pieceBytes`: Node refuses 2 GiB.
+ * Calls `read(start, count)`, which returns how many bytes it read there, until `length` bytes are
+ * read or there are no more, and returns how many were; `count` is `pieceBytes` at most.
  */
-export function readRange(
-  file: number,
-  offset: number,
-  target: Uint8Array,
-  pieceBytes: number = 2 ** 30,
+export function readPieces(
+  length: number,
+  pieceBytes: number,
+  read: (start: number, count: number) => number,
 ): number {
   let done = 0;
-  while (done < target.length) {
-    const piece = Math.min(pieceBytes, target.length - done);
-    const count = readSync(file, target, done, piece, offset + done);
+  while (done < length) {
+    const count = read(done, Math.min(pieceBytes, length - done));
     if (count === 0) break;
     done += count;
   }

@@ -1,14 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import {
-  closeSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -33,7 +25,7 @@ import {
   viewAt,
   viewBytesMax,
 } from "./index.ts";
-import { readRange } from "./map-file.ts";
+import { readPieces } from "./map-file.ts";
 
 const skip = nativeAbsence() ?? false;
 const door = workerUrl(import.meta.url, "./index").href;
@@ -196,32 +188,27 @@ async function withFile(
   }
 }
 
-test("a range is read in pieces, to the end of the file", () => {
-  const dir = mkdtempSync(join(tmpdir(), "baleen-native-"));
-  const path = join(dir, "pieces");
-  const bytes = Uint8Array.from({ length: 1000 }, (_, i) => (i * 7) % 251);
-  writeFileSync(path, bytes);
-  const file = openSync(path, "r");
-  try {
-    for (const [offset, length, piece] of [
-      [0, 1000, 1000],
-      [0, 1000, 64],
-      [3, 100, 7],
-      [3, 98, 7],
-      [999, 1, 1],
-      [500, 0, 7],
-      [990, 50, 7],
-      [1000, 10, 7],
-    ]) {
-      const target = new Uint8Array(length).fill(255);
-      const there = Math.min(length, 1000 - offset);
-      assert.equal(readRange(file, offset, target, piece), there);
-      assert.deepEqual(target.subarray(0, there), bytes.subarray(offset, offset + there));
-      assert.ok(target.subarray(there).every((byte) => byte === 255));
-    }
-  } finally {
-    closeSync(file);
-    rmSync(dir, { recursive: true });
+test("a range is read in pieces of a limited size, to the end of the file", () => {
+  for (const [length, there, piece, shortest] of [
+    [1000, 1000, 1000, 1000],
+    [1000, 1000, 64, 64],
+    [100, 100, 7, 3],
+    [98, 98, 7, 7],
+    [1, 1, 1, 1],
+    [0, 0, 7, 7],
+    [50, 10, 7, 2],
+    [10, 0, 7, 7],
+    [5 * 2 ** 30, 5 * 2 ** 30, 2 ** 30, 2 ** 30],
+  ]) {
+    let end = 0;
+    const done = readPieces(length, piece, (start, count) => {
+      assert.equal(start, end);
+      assert.ok(count > 0 && count <= piece && start + count <= length);
+      const read = Math.min(count, shortest, there - end);
+      end += read;
+      return read;
+    });
+    assert.deepEqual([done, end], [there, there]);
   }
 });
 
