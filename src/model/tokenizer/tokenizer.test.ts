@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { BaleenError, Random } from "../../base/index.ts";
 import { alphabet, encodeToyBpe, toyTokenizerJson, trainToyBpe } from "../testing/toy-bpe.ts";
+import { benchTokenizer } from "./tokenizer.bench.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 const austenDir = fileURLToPath(new URL("../../../models/austen-6m", import.meta.url));
@@ -322,3 +323,13 @@ function refused(action: () => unknown, message: RegExp): void {
     String(message),
   );
 }
+
+test("the benchmark runs", () => {
+  const lines: string[] = [];
+  benchTokenizer(false, (line) => lines.push(line));
+  assert.equal(lines.length, 6);
+  const rate = "[1-9]?\\d+\\.\\d";
+  const encoded = `encode ${rate} MB/s, again ${rate}, looking for marks ${rate}`;
+  const line = new RegExp(`load \\d+ ms$|^  .* ${encoded}; decode ${rate} M tokens/s$`);
+  for (const each of lines) assert.match(each, line);
+});
