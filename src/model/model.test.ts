@@ -147,11 +147,12 @@ describe("against a naive float64 forward pass", () => {
     const tokens = randomTokens(options.seed, 70, config.vocab_size);
     const oracle = naiveForward(dir, [...tokens]);
     for (const rung of rungs) {
-      test(`${name}: f32 logits agree within 1e-4 on the ${rung} rung`, async () => {
+      test(`${name}: f32 logits agree within 1e-4 on the ${rung} rung`, async (t) => {
         await withModel(dir, { precision: "f32", rung }, (model) => {
           const logits = logitsInChunks(model, tokens, [70]);
           const wanted = oracle.logits.flatMap((row) => [...row]);
           const difference = maxDifference(logits, wanted);
+          t.diagnostic(`max |difference| ${difference.toExponential(1)}`);
           assert.ok(difference < 1e-4, `max |difference| ${difference}`);
         });
       });
@@ -236,17 +237,21 @@ describe("against reference logits", { skip: absent }, () => {
       ["v3-tiny", "logits"],
       ["v3-fp8", "logits_w8a32"],
     ]) {
-      test(`${name}: f32 logits agree within 1e-4 on the ${rung} rung`, async () => {
+      test(`${name}: f32 logits agree within 1e-4 on the ${rung} rung`, async (t) => {
         await withModel(join(golden, name), { precision: "f32", rung }, (model) => {
           const worst = Math.max(...rowDifferences(model, name, kind));
+          t.diagnostic(`max |difference| ${worst.toExponential(1)}`);
           assert.ok(worst < 1e-4, `max |difference| ${worst}`);
         });
       });
     }
-    test(`v3-fp8: native logits agree within 1e-3 in the median row, ${rung} rung`, async () => {
+    test(`v3-fp8: native logits agree within 1e-3 in the median row, ${rung} rung`, async (t) => {
       await withModel(join(golden, "v3-fp8"), { precision: "native", rung }, (model) => {
         const rows = rowDifferences(model, "v3-fp8", "logits").sort((a, b) => a - b);
         const median = rows[rows.length >> 1];
+        t.diagnostic(
+          `median row ${median.toExponential(1)}, worst ${rows.at(-1)?.toExponential(1)}`,
+        );
         assert.ok(median <= 1e-3, `median over ${rows.length} rows ${median}`);
         // No bound on the worst row: an e4m3 rounding that flips can flip a routing decision.
       });
