@@ -5,7 +5,13 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { BaleenError, Random } from "../base/index.ts";
-import { balanceExperts, gpuLoads, maxOverMean, rebalanceExperts } from "./index.ts";
+import {
+  balanceExperts,
+  gpuLoads,
+  maxOverMean,
+  picturePlacement,
+  rebalanceExperts,
+} from "./index.ts";
 import { zipfLoads } from "./loads.ts";
 
 const golden = fileURLToPath(new URL("../../../shared/golden/eplb", import.meta.url));
@@ -172,5 +178,19 @@ test("wrong input gets one sentence that names the field", () => {
   ];
   for (const [call, message] of wrong) {
     assert.throws(call, (error) => error instanceof BaleenError && message.test(error.message));
+  }
+});
+
+test("the picture has bars for few layers, a heat map for many, and says what it shows", () => {
+  const weight = zipfLoads({ seed: 4, layers: 12, exponent: 0.8, experts: 16 });
+  const { phy2log } = rebalanceExperts(weight, 24, 4, 2, 8);
+  for (const layers of [2, 12]) {
+    const svg = picturePlacement(weight.slice(0, layers), phy2log.slice(0, layers), 8, "A < B");
+    const count = (pattern: RegExp): number => [...svg.matchAll(pattern)].length;
+    assert.equal(count(/<g class="layer">/g), layers);
+    assert.equal(count(/<title>layer \d+, GPU \d: [\d.]+ of the mean<\/title>/g), layers * 8);
+    assert.match(svg, /<title>A &lt; B: \d+ layers, 8 GPUs; busiest over mean/);
+    assert.equal(count(/stroke-dasharray/g), layers === 2 ? 2 : 0);
+    assert.ok(!/NaN|undefined/.test(svg));
   }
 });

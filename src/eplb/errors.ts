@@ -12,7 +12,7 @@ export const eplbErrors: Readonly<Record<EplbErrorCode, RetryAdvice>> = {
 };
 
 /** The refusal of a field: `field problem: advice.` */
-function refuse(field: string, problem: string, advice: string): BaleenError {
+export function refuse(field: string, problem: string, advice: string): BaleenError {
   const code = "eplb-input-invalid";
   return new BaleenError(code, `${field} ${problem}: ${advice}.`, { retry: eplbErrors[code] });
 }
@@ -74,8 +74,8 @@ function divides(name: string, value: number, divisorName: string, divisor: numb
   throw refuse(name, problem, "change one of the two");
 }
 
-/** The number of experts; every load must be a finite number that float32 holds, not negative. */
-function checkLoads(weight: Loads): number {
+/** The number of experts; throws unless every load is a number that float32 holds, not negative. */
+export function checkLoads(weight: Loads): number {
   const isList = (value: unknown): value is ArrayLike<number> =>
     Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
   if (!isList(weight) || weight.length === 0) {

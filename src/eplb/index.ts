@@ -6,8 +6,11 @@ export { balanceExperts } from "./balance.ts";
 export { type EplbErrorCode, eplbErrors } from "./errors.ts";
 export { rebalanceExperts } from "./exact.ts";
 export { type ZipfOptions, zipfLoads } from "./loads.ts";
+export { type MigrateOptions, type Migration, migrateExperts } from "./migrate.ts";
+export { type Move, type MoveOptions, planMoves } from "./moves.ts";
 export { picturePlacement } from "./picture.ts";
 export { gpuLoads, maxOverMean, placementOf } from "./placement.ts";
+export { type LayerSplit, type SplitOptions, splitTokens } from "./split.ts";
 export type {
   Affinity,
   BalancedPlacement,

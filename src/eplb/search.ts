@@ -15,12 +15,16 @@ export interface Budget {
   left: number;
 }
 
+/** One step that relieves the hottest GPU; false if none does. */
+export function step(layout: Layout, budget: Budget): boolean {
+  const hottest = layout.hottest();
+  return exchangeStep(layout, hottest, budget) || changeStep(layout, hottest, budget);
+}
+
 /** Steps until the hottest GPU has `target` or less, no step helps, or the budget is spent. */
 export function descend(layout: Layout, target: number, budget: Budget): void {
-  while (budget.left > 0) {
-    const hottest = layout.hottest();
-    if (layout.load[hottest] <= target) return;
-    if (!exchangeStep(layout, hottest, budget) && !changeStep(layout, hottest, budget)) return;
+  while (budget.left > 0 && layout.peak() > target && step(layout, budget)) {
+    // Each step lowers the load of the hottest GPU.
   }
 }
 
