@@ -18,7 +18,7 @@ import type { Affinity, BalancedPlacement, BalanceOptions, LayerReport, Loads } 
 
 /** Looks at pairs of slots that one layer may cost at effort 1; about 1 ms for 288 slots on 72 GPUs. */
 function looksOf(shape: Shape, effort: number): number {
-  return Math.max(150_000, 7 * shape.numReplicas * shape.numGpus) * effort;
+  return Math.max(150_000, 5 * shape.numReplicas * shape.numGpus) * effort;
 }
 
 /** Where a node counts as balanced: its bound and this much more. */
@@ -108,7 +108,7 @@ class Balancer {
     const { shape, affinity } = this;
     const simple = lowerBound(weight, shape, affinity === "strict" && shape.numNodes > 1);
     if (shape.slotsPerGpu !== 2) return simple;
-    const rounds = Math.ceil(120 * this.effort);
+    const rounds = Math.ceil(60 * this.effort);
     const load = this.pairs.load(weight, shape.numReplicas, simple.load, rounds);
     return load > simple.load * 1.0005 ? { load, limit: "slots" } : simple;
   }

@@ -94,20 +94,27 @@ export class PairBound {
   private readonly above = new Float64Array(steps + 1);
   private readonly gain = new Float64Array(steps + 1);
   private price = 0;
+  /** By how much the last load was above what it began from. */
+  private gained: number | undefined;
   /** Replicas beyond the slots. */
   private surplus = 0;
 
-  /** A load that every placement of `weight` in `slots` slots, two a GPU, has on some GPU. */
+  /**
+   * A load of at least `from`, itself a bound, that every placement of `weight` in `slots` slots, two a
+   * GPU, has on some GPU. The first call takes ten times the `rounds` to find a good staircase.
+   */
   load(weight: Float64Array, slots: number, from: number, rounds: number): number {
     let proved = from;
-    let step = 0.1;
-    for (let round = 0; round < rounds && step > 1e-4; ) {
-      const tries = Math.min(rounds - round, 40);
-      const used = this.prove(weight, slots, proved * (1 + step), tries);
-      round += Math.abs(used);
+    let left = this.gained === undefined ? 10 * rounds : rounds;
+    // What held for the last layer is tried first, a little less of it.
+    let step = Math.max(0.02, 0.98 * (this.gained ?? 0));
+    while (left > 0 && step > 2e-3) {
+      const used = this.prove(weight, slots, proved * (1 + step), Math.min(left, 40));
+      left -= Math.abs(used);
       if (used > 0) proved *= 1 + step;
-      else step /= 2;
+      step = used > 0 ? Math.min(step, 0.02) : step / 2;
     }
+    this.gained = proved / from - 1;
     return proved;
   }
 

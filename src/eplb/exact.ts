@@ -79,8 +79,11 @@ function replicate(
   const quotient = weight.slice();
   for (let item = numExperts; item < numReplicas; item++) {
     let heaviest = 0;
+    let most = quotient[0];
     for (let expert = 1; expert < numExperts; expert++) {
-      if (quotient[expert] > quotient[heaviest]) heaviest = expert;
+      if (quotient[expert] <= most) continue;
+      heaviest = expert;
+      most = quotient[expert];
     }
     owner[item] = heaviest;
     rank[item] = count[heaviest]++;

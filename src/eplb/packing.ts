@@ -1,9 +1,17 @@
 /** @file Greedy packing into packs of equal size, heaviest first, as the exact mode does it. */
 
-/** The indices of `values` from the largest value to the smallest, equal ones in their order. */
+/** The indices of `values`, none negative, from the largest value to the smallest, equal ones in order. */
 export function sortDescending(values: Float32Array): Int32Array {
-  const order = Int32Array.from(values, (_, index) => index);
-  return order.sort((a, b) => values[b] - values[a] || a - b);
+  // The bits of floats that are not negative sort as the floats do. With the index below them they
+  // make a key that a double holds, and keys sort without a comparator.
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const size = values.length;
+  const keys = new Float64Array(size);
+  for (let i = 0; i < size; i++) keys[i] = (0x7fffffff - (bits[i] & 0x7fffffff)) * size + i;
+  keys.sort();
+  const order = new Int32Array(size);
+  for (let i = 0; i < size; i++) order[i] = keys[i] % size;
+  return order;
 }
 
 /**
@@ -16,15 +24,36 @@ export function packItems(weight: Float32Array, numPacks: number, order: Int32Ar
   if (size === 1) return place.map((_, item) => item);
   const sums = new Float32Array(numPacks);
   const counts = new Int32Array(numPacks);
-  for (const item of order) {
-    let lightest = -1;
-    for (let pack = 0; pack < numPacks; pack++) {
-      if (counts[pack] < size && (lightest < 0 || sums[pack] < sums[lightest])) lightest = pack;
-    }
-    place[item] = lightest * size + counts[lightest]++;
-    sums[lightest] += weight[item];
+  // A heap of the packs with room, the lightest on top; all are empty, so any order will do at first.
+  const heap = Int32Array.from({ length: numPacks }, (_, pack) => pack);
+  let length = numPacks;
+  for (let i = 0; i < order.length; i++) {
+    const item = order[i];
+    const pack = heap[0];
+    place[item] = pack * size + counts[pack]++;
+    sums[pack] += weight[item];
+    const moved = counts[pack] === size ? heap[--length] : pack;
+    sink(heap, length, moved, sums);
   }
   return place;
+}
+
+/** Puts `pack` on top of the heap and lets it sink to where it belongs. */
+function sink(heap: Int32Array, length: number, pack: number, sums: Float32Array): void {
+  let at = 0;
+  for (;;) {
+    let child = 2 * at + 1;
+    if (child >= length) break;
+    if (child + 1 < length && isBefore(heap[child + 1], heap[child], sums)) child++;
+    if (!isBefore(heap[child], pack, sums)) break;
+    heap[at] = heap[child];
+    at = child;
+  }
+  heap[at] = pack;
+}
+
+function isBefore(a: number, b: number, sums: Float32Array): boolean {
+  return sums[a] < sums[b] || (sums[a] === sums[b] && a < b);
 }
 
 /** Deals groups of experts to nodes by their summed loads; returns the experts, node by node. */
