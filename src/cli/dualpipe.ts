@@ -7,13 +7,14 @@ import {
   type Schedule,
   type Simulation,
   scheduleKinds,
+  searchSchedule,
   simulate,
   toTuples,
 } from "../dualpipe/index.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { UsageError } from "./flags.ts";
 
-const actions = ["schedule", "simulate", "picture"] as const;
+const actions = ["schedule", "simulate", "picture", "search"] as const;
 
 /** Prints a schedule's steps, or what they cost. */
 export const dualpipe: Command = defineCommand({
@@ -40,6 +41,23 @@ export const dualpipe: Command = defineCommand({
       help: "Time of an overlapped pair.",
       defaultHelp: "forward plus backward",
     },
+    activation: { type: "number", value: "X", min: 0, default: 1, help: "Memory of a chunk held." },
+    "weight-stash": {
+      type: "number",
+      value: "X",
+      min: 0,
+      default: 0,
+      help: "Memory of a weight part that waits.",
+    },
+    "memory-limit": {
+      type: "number",
+      value: "X",
+      min: 0,
+      help: "search: most memory of a rank.",
+      defaultHelp: "what the schedule needs now",
+    },
+    steps: { type: "whole", value: "N", min: 0, default: 50_000, help: "search: changes to try." },
+    seed: { type: "whole", value: "N", min: 0, default: 1, help: "search: of its random numbers." },
     send: { type: "number", value: "T", min: 0, default: 0, help: "Time of a message." },
     json: { type: "switch", help: "Print JSON." },
     svg: { type: "text", value: "FILE", help: "Write the Gantt chart (picture: print it else)." },
@@ -55,16 +73,28 @@ export const dualpipe: Command = defineCommand({
     if (!(actions as readonly string[]).includes(action) || more.length > 0) {
       throw new UsageError(`dualpipe: give one of ${actions.join(", ")}.`);
     }
-    const schedule = makeSchedule(flags.kind, flags.ranks, flags["micro-batches"]);
+    const start = makeSchedule(flags.kind, flags.ranks, flags["micro-batches"]);
+    const { forward, backward, weight, send } = flags;
+    const overlapped = flags.overlapped ?? forward + backward;
+    const durations = { forward, backward, weight, overlapped, send };
+    const memory = { activation: flags.activation, weightStash: flags["weight-stash"] };
+    const limit = flags["memory-limit"];
+    const search =
+      action === "search"
+        ? searchSchedule(start, durations, {
+            ...memory,
+            ...(limit !== undefined && { memoryLimit: limit }),
+            steps: flags.steps,
+            seed: flags.seed,
+          })
+        : undefined;
+    const schedule = search?.schedule ?? start;
     if (action === "schedule") {
       const tuples = toTuples(schedule);
       console.log(flags.json ? JSON.stringify(tuples) : renderSteps(tuples));
       return;
     }
-    const { forward, backward, weight, send } = flags;
-    const overlapped = flags.overlapped ?? forward + backward;
-    const durations = { forward, backward, weight, overlapped, send };
-    const simulation = simulate(schedule, durations);
+    const simulation = simulate(schedule, durations, memory);
     const picture = pictureSchedule(schedule, simulation, durations);
     if (flags.svg !== undefined) writeFileSync(flags.svg, picture);
     if (action === "picture") {
@@ -72,8 +102,18 @@ export const dualpipe: Command = defineCommand({
       return;
     }
     const formula = bubbleFormula(schedule, durations);
-    if (flags.json) console.log(JSON.stringify({ ...simulation, bubbleFormula: formula }));
-    else console.log(renderSimulation(schedule, simulation, formula));
+    if (search !== undefined) {
+      const { improved, before, after } = search;
+      if (flags.json)
+        console.log(JSON.stringify({ improved, before, after, ranks: toTuples(schedule) }));
+      else
+        console.log(
+          improved ? `found ${short(after)}, ${short(before)} before\n` : "found nothing shorter\n",
+        );
+    }
+    if (flags.json && search === undefined) {
+      console.log(JSON.stringify({ ...simulation, bubbleFormula: formula }));
+    } else if (!flags.json) console.log(renderSimulation(schedule, simulation, formula));
   },
 });
 

@@ -14,6 +14,7 @@ import {
   pictureSchedule,
   type Schedule,
   scheduleKinds,
+  searchSchedule,
   simulate,
   toTuples,
 } from "./index.ts";
@@ -115,32 +116,56 @@ const anySchedule = fc
     return makeSchedule(kind, half, 1 + more);
   });
 
+/** Checks that every chunk goes forward and back once at every place, weights after inputs. */
+function checkWhole(schedule: Schedule): void {
+  const seen = new Map<string, string>();
+  schedule.ranks.forEach((steps, rank) => {
+    for (const step of steps) {
+      if (step.op === "comm") continue;
+      const parts =
+        step.op === "FB"
+          ? [
+              { op: "F", ...step.forward },
+              { op: "B", ...step.backward },
+            ]
+          : [step];
+      for (const { op, phase, chunk } of parts) {
+        const key = `${rank} ${phase} ${chunk}`;
+        seen.set(key, (seen.get(key) ?? "") + op);
+      }
+    }
+  });
+  const places = schedule.routes.flat().length;
+  assert.equal(seen.size, places * schedule.chunksPerRoute);
+  for (const [key, ops] of seen) assert.match(ops, /^F(B|BiW)$/, key);
+}
+
 test("every micro-batch goes forward and back once at every place, weights after inputs", () => {
-  fc.assert(
-    fc.property(anySchedule, (schedule) => {
-      const seen = new Map<string, string>();
-      schedule.ranks.forEach((steps, rank) => {
-        for (const step of steps) {
-          if (step.op === "comm") continue;
-          const parts =
-            step.op === "FB"
-              ? [
-                  { op: "F", ...step.forward },
-                  { op: "B", ...step.backward },
-                ]
-              : [step];
-          for (const { op, phase, chunk } of parts) {
-            const key = `${rank} ${phase} ${chunk}`;
-            seen.set(key, (seen.get(key) ?? "") + op);
-          }
-        }
-      });
-      const places = schedule.routes.flat().length;
-      assert.equal(seen.size, places * schedule.chunksPerRoute);
-      for (const [key, ops] of seen) assert.match(ops, /^F(B|BiW)$/, key);
-    }),
-    { seed: 4, numRuns: 60 },
-  );
+  fc.assert(fc.property(anySchedule, checkWhole), { seed: 4, numRuns: 60 });
+});
+
+test("a search finds a shorter order within the memory, one that can't deadlock", () => {
+  const times = { forward: 10, backward: 20, weight: 8, overlapped: 26 };
+  const start = dualPipe(4, 8);
+  const options = { steps: 5000, weightStash: 0.25, memoryLimit: 6 };
+  const { schedule, improved, before, after } = searchSchedule(start, times, options);
+  assert.equal(before, simulate(start, times).total);
+  assert.ok(improved && after < before, `${before} to ${after}`);
+  const { total, ranks } = simulate(schedule, times, options);
+  assert.equal(total, after);
+  for (const rank of ranks) assert.ok(rank.peakMemory <= 6);
+  checkWhole(schedule);
+  const random = new Random(3);
+  const stalls = schedule.ranks.map((steps) => steps.map(() => 30 * random.uniform()));
+  simulate(schedule, times, { messages: "rendezvous", stalls });
+  assert.deepEqual(searchSchedule(start, times, options).schedule, schedule);
+});
+
+test("a search that finds nothing shorter gives back what it got", () => {
+  const start = oneForwardOneBackward(1, 3);
+  const result = searchSchedule(start, unit, { steps: 500 });
+  assert.deepEqual([result.improved, result.before, result.after], [false, 9, 9]);
+  assert.equal(result.schedule, start);
 });
 
 test("random stalls never end in a deadlock, though every batch waits for its peers", () => {
@@ -184,6 +209,10 @@ test("wrong input gets one sentence that names the field", () => {
     [
       () => simulate(dualPipe(2, 4), { ...unit, forward: Number.NaN }),
       /^durations.forward is NaN: give/,
+    ],
+    [
+      () => searchSchedule(dualPipe(2, 4), unit, { memoryLimit: 1 }),
+      /^memoryLimit is 1, the start/,
     ],
     [() => simulate(dualPipe(2, 4), { ...unit, weight: 5 }), /^durations.weight is 5, more than/],
   ];

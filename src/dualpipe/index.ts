@@ -14,6 +14,7 @@ export { type DualPipeErrorCode, dualPipeErrors } from "./errors.ts";
 export { bubbleFormula } from "./formulas.ts";
 export { makeSchedule, scheduleKinds } from "./make.ts";
 export { pictureSchedule } from "./picture.ts";
+export { type SearchOptions, type SearchResult, searchSchedule } from "./search.ts";
 export {
   type RankReport,
   type SimulateOptions,
