@@ -1,0 +1,51 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const folder = dirname(fileURLToPath(import.meta.url));
+
+/** What each example must print, line by line. */
+const wanted: Readonly<Record<string, readonly RegExp[]>> = {
+  eplb: [
+    ...[0, 1].map(
+      (n) => new RegExp(`^layer ${n}: busiest GPU 1\\.\\d+ of the mean \\(exact mode 1`),
+    ),
+    /^without group affinity: 1\.0\d\d, 1\.0\d\d$/,
+    ...[0, 1].map((n) => new RegExp(`^batch, layer ${n}: at most \\d+ tokens a GPU; \\d+ experts`)),
+    ...[0, 1].map(
+      (n) => new RegExp(`^migration, layer ${n}: \\d\\.\\d+ to 1\\.\\d+ with \\d+ moves`),
+    ),
+  ],
+  dualpipe: [
+    /^dualpipe {5}8 ranks: time [\d.]+, bubble [\d.]+ %, 9 chunks held$/,
+    /^dualpipev {4}4 ranks: time [\d.]+, bubble [\d.]+ %, 9 chunks held$/,
+    /^1f1b {9}8 ranks: time 69\.0, bubble 30\.4 %, 8 chunks held$/,
+    /^interleaved {2}4 ranks/,
+    /^zb-h1 {8}8 ranks: time 55\.0, bubble 12\.7 %, 8 chunks held$/,
+    /^zb-h2 {8}8 ranks/,
+    /^zb-v {9}4 ranks/,
+    /^search: 248 before, 2[34]\d after, shorter$/,
+  ],
+};
+
+const examples = readdirSync(folder)
+  .filter((file) => file.endsWith(".js") && !file.endsWith(".test.js"))
+  .map((file) => file.replace(/\.js$/, ""));
+
+test("every example has its expected output, and every expected output its example", () => {
+  assert.deepEqual(examples.sort(), Object.keys(wanted).sort());
+});
+
+for (const [name, lines] of Object.entries(wanted)) {
+  test(`the example ${name} runs and prints what it should`, () => {
+    const run = spawnSync(process.execPath, [join(folder, `${name}.js`)], { encoding: "utf8" });
+    assert.equal(run.status, 0, run.stderr);
+    assert.equal(run.stderr, "");
+    const printed = run.stdout.trimEnd().split("\n");
+    assert.equal(printed.length, lines.length, run.stdout);
+    for (const [i, line] of lines.entries()) assert.match(printed[i], line);
+  });
+}
