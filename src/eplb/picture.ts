@@ -1,7 +1,7 @@
 /**
  * @file The loads of all GPUs as an SVG: bars, one strip a layer, for a few layers; else a heat map
- * with a bar of max over mean beside each layer. Colours run from blue (idle) over white (the mean)
- * to red (twice the mean and more).
+ * with a bar of max over mean beside each layer. Colours run from blue (below the mean) over white
+ * to red (above it), over a range that the loads fill; the legend says which.
  */
 import { gpuLoads, maxOverMean } from "./placement.ts";
 import type { Loads } from "./types.ts";
@@ -27,6 +27,7 @@ export function picturePlacement(
   });
   const ratios = loads.map(maxOverMean);
   const asBars = rows.length <= 8;
+  const range = rangeOf(rows);
   const rowHeight = asBars ? 84 : Math.max(7, Math.min(16, 900 / rows.length));
   const height = top + rows.length * rowHeight + 66;
   const width = left + chart + right;
@@ -42,8 +43,8 @@ export function picturePlacement(
     `<rect width="100%" height="100%" fill="#ffffff"/>`,
     text(left, 30, title, `font-size="18" font-weight="600" fill="${ink}"`),
     text(left, 52, summary, `fill="${faint}"`),
-    ...(asBars ? barRows(rows, ratios, rowHeight) : heatRows(rows, ratios, rowHeight)),
-    ...footer(numGpus, top + rows.length * rowHeight, asBars),
+    ...(asBars ? barRows(rows, ratios, rowHeight) : heatRows(rows, ratios, rowHeight, range)),
+    ...footer(numGpus, top + rows.length * rowHeight, asBars ? undefined : range),
     "</svg>",
   ].join("\n");
 }
@@ -82,7 +83,7 @@ function barRows(rows: number[][], ratios: number[], rowHeight: number): string[
   });
 }
 
-function heatRows(rows: number[][], ratios: number[], rowHeight: number): string[] {
+function heatRows(rows: number[][], ratios: number[], rowHeight: number, range: number): string[] {
   const worst = Math.max(1 + 1e-9, ...ratios);
   const every = Math.ceil(11 / rowHeight);
   const lines = rows.flatMap((row, layer) => {
@@ -91,7 +92,7 @@ function heatRows(rows: number[][], ratios: number[], rowHeight: number): string
     const cells = row.map(
       (ratio, gpu) =>
         `<rect x="${round(left + gpu * step)}" y="${round(y)}" width="${round(step)}" ` +
-        `height="${round(rowHeight)}" fill="${heatColour(ratio)}">` +
+        `height="${round(rowHeight)}" fill="${heatColour(ratio, range)}">` +
         `<title>layer ${layer}, GPU ${gpu}: ${ratio.toFixed(4)} of the mean</title></rect>`,
     );
     const bar = ((ratios[layer] - 1) / (worst - 1)) * 70;
@@ -123,7 +124,7 @@ function heatRows(rows: number[][], ratios: number[], rowHeight: number): string
   ];
 }
 
-function footer(numGpus: number, y: number, asBars: boolean): string[] {
+function footer(numGpus: number, y: number, range: number | undefined): string[] {
   const axis = [0, Math.floor((numGpus - 1) / 2), numGpus - 1].filter(
     (g, i, all) => g !== all[i - 1],
   );
@@ -132,15 +133,15 @@ function footer(numGpus: number, y: number, asBars: boolean): string[] {
     return text(x, y + 16, `GPU ${gpu}`, `text-anchor="middle" fill="${faint}"`);
   });
   parts.push(text(left - 8, top - 8, "layer", `text-anchor="end" fill="${faint}" font-size="11"`));
-  if (asBars) return parts;
+  if (range === undefined) return parts;
   for (let i = 0; i < 40; i++) {
-    const ratio = i / 20;
+    const ratio = 1 + range * ((i + 0.5) / 20 - 1);
     const x = left + i * 5;
     parts.push(
-      `<rect x="${x}" y="${round(y + 30)}" width="5" height="10" fill="${heatColour(ratio)}"/>`,
+      `<rect x="${x}" y="${round(y + 30)}" width="5" height="10" fill="${heatColour(ratio, range)}"/>`,
     );
   }
-  const words = ["0", "mean", "2 x mean"];
+  const words = [short(1 - range), "mean", short(1 + range)];
   words.forEach((word, i) => {
     parts.push(text(left + i * 100, y + 54, word, `text-anchor="middle" fill="${faint}"`));
   });
@@ -155,9 +156,18 @@ function barColour(ratio: number): string {
   return mix("#e9a23b", "#d64545", (ratio - 1) / 0.2);
 }
 
-function heatColour(ratio: number): string {
-  return ratio <= 1 ? mix("#2b6cb0", "#f7f7f5", ratio) : mix("#f7f7f5", "#c53030", ratio - 1);
+/** How far from the mean the colours reach: as far as the loads, rounded up, at most to 0 and 2. */
+function rangeOf(rows: readonly number[][]): number {
+  const far = rows.flat().reduce((most, ratio) => Math.max(most, Math.abs(ratio - 1)), 0);
+  return [0.01, 0.02, 0.05, 0.1, 0.2, 0.5].find((step) => far <= step) ?? 1;
 }
+
+function heatColour(ratio: number, range: number): string {
+  const part = (ratio - 1) / range;
+  return part <= 0 ? mix("#f7f7f5", "#2b6cb0", -part) : mix("#f7f7f5", "#c53030", part);
+}
+
+const short = (value: number): string => String(Number(value.toFixed(2)));
 
 function mix(from: string, to: string, part: number): string {
   const t = Math.max(0, Math.min(1, part));
