@@ -54,9 +54,11 @@ test("a client that leaves the queue gives its place up and never reaches the en
 
 test("a reader that stops holds its writer back, and is cut off after a while", async () => {
   const script: Script = { tokensPerEvent: 4096, maxContext: 1e9 };
-  await withServer(script, { stallMs: 400 }, async ({ engine, server }) => {
+  await withServer(script, { stallMs: 1500 }, async ({ engine, server }) => {
     const socket = send(server.port, { prompt: "a", max_tokens: 1e8, stream: true });
     socket.pause();
+    // Quiet before the answer has begun would be mistaken for a writer that waits.
+    await eventually(() => engine.generated > 0);
     let before = -1;
     while (engine.generated !== before) {
       before = engine.generated;
