@@ -28,8 +28,12 @@ function start(argv: readonly string[], env: Record<string, string> = {}): Child
   });
 }
 
-async function baleen(argv: readonly string[], input = ""): Promise<Outcome> {
-  const child = start(argv);
+async function baleen(
+  argv: readonly string[],
+  input = "",
+  env: Record<string, string> = {},
+): Promise<Outcome> {
+  const child = start(argv, env);
   let [stdout, stderr] = ["", ""];
   child.stdout!.on("data", (piece) => {
     stdout += piece;
@@ -124,7 +128,8 @@ test("logits are the model's own, for prompts longer than a pass too", async () 
   const [file, out] = [join(folder, "prompts.json"), join(folder, "logits.safetensors")];
   writeFileSync(file, JSON.stringify(prompts));
   const { status, stderr } = await baleen(["logits", "--prompts", file, "--out", out]);
-  assert.deepEqual([status, stderr], [0, ""]);
+  assert.equal(status, 0);
+  assert.match(stderr, /^(baleen: .* reference: .*\n)?$/);
   const written = openSafetensors(out);
   assert.deepEqual([...written.tensors.keys()].sort(), ["p0.logits", "p1.logits"]);
   const model = await loadModel(shippedModel);
@@ -180,12 +185,37 @@ test("generate gives the same text for the same seed, from a flag or a pipe", as
     baleen([...flags, "--temperature", "0", "--rung", "reference"], text),
     baleen([...flags, "--chat", "--null-engine"], text),
   ]);
-  assert.deepEqual([first.status, first.stderr], [0, ""]);
+  assert.equal(first.status, 0);
+  // A machine without machine code says so in one line.
+  assert.match(first.stderr, /^(baleen: .* reference: .*\n)?$/);
   assert.ok(first.stdout.length > 20);
   assert.equal(second.stdout, first.stdout);
   assert.equal(greedy.status, 0);
   assert.notEqual(greedy.stdout, first.stdout);
   assert.equal(chat.status, 0);
+});
+
+test("where machine code can't run, one line says why and the answer comes all the same", async () => {
+  const env = { BALEEN_NO_NATIVE: "1" };
+  const flags = ["generate", "--max-tokens", "3", "--prompt", "She was"];
+  const [told, asked] = await Promise.all([
+    baleen(flags, "", env),
+    baleen([...flags, "--rung", "reference"], "", env),
+  ]);
+  assert.deepEqual([told.status, asked.status, asked.stderr], [0, 0, ""]);
+  assert.match(told.stderr, /^baleen: .* reference: .*BALEEN_NO_NATIVE.*plain TypeScript\n$/);
+  assert.ok(told.stdout.length > 1);
+});
+
+test("a cache of bf16 takes half the memory", async () => {
+  const [wide, narrow] = await Promise.all([
+    baleen(["inspect", "--json"]),
+    baleen(["inspect", "--json", "--kv-dtype", "bf16"]),
+  ]);
+  const [whole, half] = [wide, narrow].map(({ stdout }) => JSON.parse(stdout).cacheBytesPerToken);
+  assert.equal(half, whole / 2);
+  const answer = ["generate", "--kv-dtype", "bf16", "--max-tokens", "3", "--prompt", "She was"];
+  assert.equal((await baleen(answer)).status, 0);
 });
 
 interface Serving {

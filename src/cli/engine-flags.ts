@@ -14,6 +14,7 @@ export type ModelFlags = {
   readonly precision: WithDefault<ChoiceFlag<"f32" | "native">>;
   readonly rung: ChoiceFlag<"reference" | "x86">;
   readonly threads: NumberFlag;
+  readonly "kv-dtype": WithDefault<ChoiceFlag<"f32" | "bf16">>;
 };
 
 /** Which model, and on what it computes. */
@@ -43,6 +44,12 @@ export const modelFlags: ModelFlags = {
     min: 1,
     max: 1024,
     help: "Threads that compute; one per core unless given.",
+  },
+  "kv-dtype": {
+    type: "choice",
+    choices: ["f32", "bf16"],
+    default: "f32",
+    help: "Type of the cache: bf16 halves it and rounds keys and values.",
   },
 };
 
@@ -150,7 +157,17 @@ export const samplingFlags: SamplingFlags = {
 
 /** The model's options that the flags stand for. */
 export function loadOptions(flags: Parsed<ModelFlags>["flags"]): LoadOptions {
-  return { precision: flags.precision, rung: flags.rung, threads: flags.threads };
+  const { precision, rung, threads } = flags;
+  return { precision, rung, threads, kvDtype: flags["kv-dtype"] };
+}
+
+/**
+ * Says on standard error, in one line, that plain TypeScript computes and why, where nobody asked for
+ * it: it is slower by orders of magnitude. `description` is the model's.
+ */
+export function tellSlowRung(description: string, asked: string | undefined): void {
+  if (asked === "reference" || !description.includes("reference: ")) return;
+  process.stderr.write(`baleen: ${description}\n`);
 }
 
 /** The engine's options that the flags stand for. */

@@ -1,7 +1,13 @@
 /** @file `baleen generate`: continues a text, or answers it with `--chat`, to standard output. */
 import { type FinishReason, type LoadedModel, loadServed } from "../inference/index.ts";
 import { type Command, defineCommand } from "./command.ts";
-import { engineFlags, samplingFlags, samplingOf, startOptions } from "./engine-flags.ts";
+import {
+  engineFlags,
+  samplingFlags,
+  samplingOf,
+  startOptions,
+  tellSlowRung,
+} from "./engine-flags.ts";
 import { UsageError } from "./flags.ts";
 import { readStdin } from "./input.ts";
 
@@ -35,6 +41,7 @@ export const generate: Command = defineCommand({
       return one;
     });
     const model = await loadServed(startOptions(flags));
+    tellSlowRung(model.engine.info.description, flags.rung);
     const cancel = new AbortController();
     process.once("SIGINT", () => cancel.abort());
     try {

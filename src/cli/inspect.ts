@@ -8,7 +8,7 @@ import {
   readModelConfig,
   Tokenizer,
 } from "../model/index.ts";
-import { openSafetensors, type Safetensors } from "../tensor/index.ts";
+import { bytesPerElement, openSafetensors, type Safetensors } from "../tensor/index.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { modelDirectory, modelFlags } from "./engine-flags.ts";
 
@@ -20,6 +20,7 @@ export const inspect: Command = defineCommand({
     model: modelFlags.model,
     rung: modelFlags.rung,
     threads: modelFlags.threads,
+    "kv-dtype": modelFlags["kv-dtype"],
     json: { type: "switch", help: "Print JSON." },
   },
   operands: "[DIR]",
@@ -34,7 +35,7 @@ export const inspect: Command = defineCommand({
       parameters: countParameters(file, config),
       bytesByDtype: bytesByDtype(file),
       hasMtp,
-      cacheBytesPerToken: cacheBytesPerToken(config, hasMtp),
+      cacheBytesPerToken: cacheBytesPerToken(config, hasMtp, flags["kv-dtype"]),
       device: deviceLine(flags),
       tokenizer: tokenizerLine(directory),
     };
@@ -114,10 +115,10 @@ function bytesByDtype(file: Safetensors): Record<string, number> {
   return bytes;
 }
 
-/** The latent and the shared rotary key of every layer, in f32 as the engine keeps them. */
-function cacheBytesPerToken(config: ModelConfig, hasMtp: boolean): number {
+/** The latent and the shared rotary key of every layer. */
+function cacheBytesPerToken(config: ModelConfig, hasMtp: boolean, dtype: "f32" | "bf16"): number {
   const layers = config.numHiddenLayers + (hasMtp ? 1 : 0);
-  return layers * (config.kvLoraRank + config.qkRopeHeadDim) * 4;
+  return layers * (config.kvLoraRank + config.qkRopeHeadDim) * bytesPerElement[dtype];
 }
 
 function deviceLine(options: {

@@ -1,14 +1,13 @@
 /** @file `baleen logits`: the logits of every position of given prompts, as a safetensors file. */
 import { ceilDiv } from "../base/index.ts";
+import { pageTokens } from "../flash-mla/index.ts";
 import { type LanguageModel, loadModel } from "../model/index.ts";
 import { type Tensor, writeSafetensors, zeros } from "../tensor/index.ts";
 import { type Command, defineCommand } from "./command.ts";
-import { loadOptions, modelDirectory, modelFlags } from "./engine-flags.ts";
+import { loadOptions, modelDirectory, modelFlags, tellSlowRung } from "./engine-flags.ts";
 import { UsageError } from "./flags.ts";
 import { idsOf, readJsonFile } from "./input.ts";
 
-/** Tokens of one cache page. */
-const pageTokens = 64;
 /** Prompt tokens of one pass: bounds the activations' memory; the bits don't depend on it. */
 const chunkTokens = 512;
 
@@ -33,6 +32,7 @@ export const logits: Command = defineCommand({
     const directory = modelDirectory(flags.model);
     const json = readJsonFile(flags.prompts);
     const model = await loadModel(directory, loadOptions(flags));
+    tellSlowRung(model.description, flags.rung);
     try {
       const prompts = promptsOf(json, flags.prompts, model);
       writeSafetensors(flags.out, logitsOf(model, prompts), { model: model.description });

@@ -201,6 +201,31 @@ describe("against a naive float64 forward pass", () => {
   }
 });
 
+test("a bf16 cache keeps the bits of chunks, and its rounding is all that differs", async () => {
+  const dir = join(folder, "bf16-cache");
+  writeRandomCheckpoint(dir, tinyConfig, { seed: 9, weights: "bf16" });
+  const tokens = randomTokens(9, 70, tinyConfig.vocab_size);
+  for (const rung of rungs) {
+    let exact = new Float32Array();
+    await withModel(dir, { precision: "f32", rung }, (model) => {
+      exact = logitsInChunks(model, tokens, [70]);
+    });
+    await withModel(dir, { precision: "f32", rung, kvDtype: "bf16" }, (model) => {
+      const whole = logitsInChunks(model, tokens, [70]);
+      assert.deepEqual(logitsInChunks(model, tokens, [1, 6, 58, 5]), whole);
+      const size = model.vocabSize;
+      const rows = Array.from({ length: 70 }, (_, row) =>
+        maxDifference(
+          whole.subarray(row * size, (row + 1) * size),
+          exact.subarray(row * size, (row + 1) * size),
+        ),
+      ).sort((a, b) => a - b);
+      // The median: a rounding that flips a routing decision moves single rows further.
+      assert.ok(rows[35] > 0 && rows[35] < 0.1, `median row differs by ${rows[35]}`);
+    });
+  }
+});
+
 interface Golden {
   readonly prompts: number[][];
   readonly greedy: { tokens: number[] }[];
