@@ -15,6 +15,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   bench: async () => (await import("./bench.ts")).bench,
   eplb: async () => (await import("./eplb.ts")).eplb,
   dualpipe: async () => (await import("./dualpipe.ts")).dualpipe,
+  plan: async () => (await import("./plan.ts")).plan,
 };
 
 async function overview(): Promise<string> {

@@ -1,0 +1,263 @@
+/** @file The reports of `baleen plan` as text. */
+import type {
+  Architecture,
+  ArticleReport,
+  Calibration,
+  DecodeEstimate,
+  Deployment,
+  Hardware,
+  LayerTimeline,
+  MemoryBudget,
+  Plan,
+  PrefillEstimate,
+  SearchOptions,
+  SearchResult,
+  Workload,
+} from "../planner/index.ts";
+
+/** Everything that `baleen plan estimate` prints. */
+export interface EstimateReport {
+  readonly hw: Hardware;
+  readonly arch: Architecture;
+  readonly workload: Workload;
+  readonly tokensPerGpu: number;
+  readonly batch: number;
+  readonly prefillUnit: Deployment;
+  readonly decodeUnit: Deployment;
+  readonly prefill: PrefillEstimate;
+  readonly decode: DecodeEstimate;
+}
+
+/** A number with thousands apart. */
+function count(value: number): string {
+  return Math.round(value).toLocaleString("en-US");
+}
+
+function percent(share: number, digits = 1): string {
+  return `${(share * 100).toFixed(digits)} %`;
+}
+
+function signed(share: number): string {
+  return `${share < 0 ? "-" : "+"}${percent(Math.abs(share))}`;
+}
+
+/** The article's arithmetic, and the table of predictions. */
+export function renderDay6(article: ArticleReport, calibration: Calibration): string {
+  const { revenue, published } = article;
+  const rows = calibration.points.map(({ point, role, predicted, error, unfittedError }) => [
+    point.name,
+    count(point.perNode),
+    count(predicted),
+    role === "fitted" ? `${signed(error)} by fit` : signed(error),
+    role,
+    signed(unfittedError),
+  ]);
+  const heading = ["tokens/s a node", "published", "predicted", "error", "role", "nothing fitted"];
+  return [
+    "DeepSeek's Day 6, 24 hours, from the published figure, token counts and prices",
+    "",
+    `node-hours   ${count(article.nodeHours)}: mean ${article.nodesMean} nodes, peak ${article.nodesPeak}`,
+    `cost         $${count(article.costDollars)}, 8 GPUs a node at $2 an hour`,
+    `revenue      $${count(revenue.dollars)} from the rounded token counts, which allow $${count(revenue.low)} to`,
+    `             $${count(revenue.high)}; published $${count(published.dollars)}, ${published.isInside ? "inside" : "OUTSIDE"}`,
+    `margin       ${article.marginPercent.toFixed(1)} % of cost with the published revenue, ${article.marginPercentRounded.toFixed(1)} % with ours`,
+    `implied      ${(article.prefillPerNode / 1e3).toFixed(1)}k input tokens/s a prefill node (hits included, ` +
+      `${article.prefillNodesMean} nodes)`,
+    `             ${(article.decodePerNode / 1e3).toFixed(1)}k output tokens/s a decode node (${article.decodeNodesMean} nodes)`,
+    "",
+    "Cost model against published throughputs",
+    "",
+    ...table(heading, rows),
+    "",
+    `fitted: prefill reaches ${percent(calibration.prefillEfficiency)} and decode ` +
+      `${percent(calibration.decodeEfficiency)} of what the kernels alone would;`,
+    `experts' popularity in a batch of prompts is Zipf with exponent ${calibration.prefillSkew}. ` +
+      `Worst row held out: ${percent(calibration.worstHeldOut)}.`,
+    `chosen: ${calibration.decodeSkew} over many sequences, from EPLB's published gain in prefill (1.49 times).`,
+  ].join("\n");
+}
+
+/** All profiles, one a row. */
+export function renderHardware(profiles: readonly Hardware[]): string {
+  const heading = [
+    "name",
+    "FP8 TFLOPS",
+    "BF16",
+    "HBM GB",
+    "GB/s",
+    "NVLink GB/s",
+    "GPUs",
+    "NIC GB/s",
+    "a node",
+    "SMs",
+    "$/h",
+  ];
+  const rows = profiles.map((hw) => [
+    hw.name,
+    String(hw.fp8Tflops),
+    String(hw.bf16Tflops),
+    String(hw.hbmGB),
+    String(hw.hbmGBs),
+    String(hw.nvlinkGBs),
+    String(hw.nvlinkGpus),
+    String(hw.nicGBs),
+    String(hw.gpusPerNode),
+    String(hw.sms),
+    String(hw.dollarsPerGpuHour),
+  ]);
+  return [
+    ...table(heading, rows),
+    "",
+    "Dense and nominal, one way, by GPU. --json adds the source of every number; edit a copy and give",
+    'it as --hw FILE.json, or only what differs: { "base": "h800", "hbmGB": 96 }.',
+  ].join("\n");
+}
+
+/** Both phases of one deployment. */
+export function renderEstimate(report: EstimateReport): string {
+  const { hw, arch, workload, prefill, decode, prefillUnit, decodeUnit } = report;
+  const { parameters } = arch;
+  const billions = (value: number) => `${(value / 1e9).toFixed(1)} G`;
+  return [
+    `${hw.title}; model of ${billions(parameters.total)} parameters, ${billions(parameters.active)} active, ` +
+      `${count(arch.kvBytesPerToken)} bytes of cache a token`,
+    `prompts of ${count(workload.promptTokens)} tokens, ${percent(workload.hitRate, 0)} cached; answers of ` +
+      `${count(workload.outputTokens)}`,
+    "",
+    `Prefill, EP${prefillUnit.ranks} with ${prefillUnit.slotsPerGpu} experts a GPU, ` +
+      `${count(report.tokensPerGpu)} tokens a GPU and step`,
+    `  ${count(prefill.perGpu)} tokens/s a GPU, ${count(prefill.perNode)} a node computed, ` +
+      `${count(prefill.inputPerNode)} with hits`,
+    `  TTFT ${ms(prefill.ttftMs)}: ${Object.entries(prefill.ttftParts)
+      .map(([name, time]) => `${name} ${ms(time)}`)
+      .join(", ")}`,
+    `  a node sends ${prefill.transferGBs.toFixed(1)} GB/s of cache to decode, and reads ` +
+      `${prefill.storageGBs.toFixed(1)} GB/s from storage`,
+    ...both(prefill, prefill.step.layer, prefill.step.imbalance),
+    "",
+    `Decode, EP${decodeUnit.ranks} with ${decodeUnit.slotsPerGpu} experts a GPU, ${report.batch} sequences a ` +
+      `GPU${decodeUnit.drafts > 0 ? ", MTP" : ""}`,
+    `  ${count(decode.perGpu)} tokens/s a GPU, ${count(decode.perNode)} a node; TPOT ${ms(decode.tpotMs)}, ` +
+      `${decode.perUser.toFixed(1)} tokens/s a user`,
+    `  memory holds ${count(decode.sequencesMost)} such sequences a GPU`,
+    ...both(decode, decode.step.layer, decode.step.imbalance),
+  ].join("\n");
+}
+
+function both(
+  estimate: { memory: MemoryBudget; bottleneck: { sentence: string } },
+  layer: LayerTimeline,
+  imbalance: number,
+): string[] {
+  const { memory, bottleneck } = estimate;
+  const gb = (bytes: number) => (bytes / 1e9).toFixed(1);
+  return [
+    `  busiest GPU gets ${imbalance.toFixed(2)} of the mean tokens; bottleneck: ${bottleneck.sentence}`,
+    `  memory, GB: weights ${gb(memory.weights)}, cache ${gb(memory.kv)} (${count(memory.kvTokens)} tokens), ` +
+      `reserve ${gb(memory.reserve)}`,
+    `  one layer, ${(layer.periodUs / 1e3).toFixed(2)} ms, both micro-batches (upper and lower case):`,
+    ...lanes(layer),
+  ];
+}
+
+/** A letter for each operation; the second micro-batch has small ones. */
+const letters: Readonly<Record<string, string>> = {
+  attention: "A",
+  "attention-0": "A",
+  "attention-1": "B",
+  shared: "S",
+  mlp: "M",
+  dispatch: "D",
+  combine: "C",
+};
+
+/** Both lanes of a layer in letters; what runs over its end comes in again at its start. */
+function lanes(layer: LayerTimeline): string[] {
+  const width = 88;
+  const used = new Map<string, string>();
+  const rows = (["compute", "communication"] as const).map((lane) => {
+    const cells = new Array<string>(width).fill("·");
+    for (const op of layer.operations) {
+      if (op.lane !== lane) continue;
+      const letter = letters[op.name];
+      used.set(letter, op.name);
+      const from = Math.round((op.startUs / layer.periodUs) * width);
+      const to = Math.round((op.endUs / layer.periodUs) * width);
+      for (let i = from; i < to; i++) {
+        cells[i % width] = op.microBatch === 0 ? letter : letter.toLowerCase();
+      }
+    }
+    return `    ${lane.padEnd(13)} ${cells.join("")}`;
+  });
+  const key = [...used].map(([letter, name]) => `${letter} ${name}`).join(", ");
+  return [...rows, `    ${key}`];
+}
+
+/** The best plan, why, and the front. */
+export function renderSearch(result: SearchResult, options: SearchOptions, tookMs: number): string {
+  const { best, front, why } = result;
+  const shown = front.slice(0, 12);
+  return [
+    `${count(result.unitsEstimated)} units estimated, ${count(result.plansCompared)} plans compared in ` +
+      `${(tookMs / 1e3).toFixed(2)} s; ${options.nodes} nodes of ${options.hw.title}`,
+    "",
+    "Best throughput within the limits:",
+    `  prefill: ${best.prefillUnits} units of ${nodes(best.prefill.unitNodes)}, ` +
+      `${best.prefill.slotsPerGpu} experts and ${count(best.prefill.tokensPerGpu)} tokens a GPU`,
+    `  decode:  ${best.decodeUnits} units of ${nodes(best.decode.unitNodes)}, ` +
+      `${best.decode.slotsPerGpu} experts and ${best.decode.sequences} sequences a GPU` +
+      `${best.decode.drafts > 0 ? ", MTP" : ""}${best.decode.overlap ? "" : ", without overlap"}`,
+    `  ${count(best.requestsPerS)} requests/s: ${count(best.inputPerS)} tokens/s in, ${count(best.outputPerS)} out`,
+    `  TTFT ${ms(best.ttftMs)}, TPOT ${ms(best.tpotMs)}; $${best.dollarsPerMillion.toFixed(3)} by million tokens out`,
+    "",
+    "Why:",
+    ...why.map((line) => `  ${line}`),
+    "",
+    `Pareto front (throughput, TPOT, TTFT)${front.length > shown.length ? `, ${shown.length} of ${front.length}` : ""}:`,
+    ...table(
+      ["tokens/s out", "TPOT ms", "TTFT ms", "$/M out", "prefill", "decode", "a GPU", "nodes"],
+      shown.map(frontRow),
+    ),
+    "",
+    "Capacities at full load, on average: bursts need nodes beyond them (baleen plan day).",
+  ].join("\n");
+}
+
+function frontRow(plan: Plan): string[] {
+  const { prefill, decode } = plan;
+  return [
+    count(plan.outputPerS),
+    plan.tpotMs.toFixed(1),
+    plan.ttftMs.toFixed(0),
+    plan.dollarsPerMillion.toFixed(3),
+    `${plan.prefillUnits} x ${prefill.unitNodes}`,
+    `${plan.decodeUnits} x ${decode.unitNodes}`,
+    `${decode.sequences} seq${decode.drafts > 0 ? " MTP" : ""}`,
+    String(plan.nodesUsed),
+  ];
+}
+
+function nodes(number: number): string {
+  return `${number} ${number === 1 ? "node" : "nodes"}`;
+}
+
+function ms(value: number): string {
+  return value < 1000
+    ? `${value.toFixed(value < 100 ? 1 : 0)} ms`
+    : `${(value / 1e3).toFixed(2)} s`;
+}
+
+/** Rows under a heading; the first column to the left, the others to the right. */
+function table(heading: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = heading.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => row[column].length)),
+  );
+  return [heading, ...rows].map((row) =>
+    row
+      .map((cell, column) =>
+        column === 0 ? cell.padEnd(widths[column]) : cell.padStart(widths[column]),
+      )
+      .join("  ")
+      .trimEnd(),
+  );
+}

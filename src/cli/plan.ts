@@ -1,0 +1,255 @@
+/** @file `baleen plan`: what a deployment yields and costs, from a model's config and a GPU's profile. */
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { parseModelConfig } from "../model/index.ts";
+import {
+  type Architecture,
+  architectureOf,
+  articleReport,
+  calibration,
+  type Deployment,
+  deepSeekV3,
+  estimateDecode,
+  estimatePrefill,
+  type FittedNumbers,
+  type Hardware,
+  hardware,
+  hardwareOf,
+  parseHardware,
+  searchPlans,
+  type Workload,
+} from "../planner/index.ts";
+import { type Command, defineCommand } from "./command.ts";
+import { type Parsed, UsageError } from "./flags.ts";
+import { readJsonFile } from "./input.ts";
+import { renderDay6, renderEstimate, renderHardware, renderSearch } from "./plan-report.ts";
+
+const actions = ["day6", "estimate", "search", "hardware"] as const;
+
+const flags = {
+  config: {
+    type: "text",
+    value: "PATH",
+    help: "A model's config.json, or the directory that holds it.",
+    defaultHelp: "DeepSeek-V3",
+  },
+  hw: {
+    type: "text",
+    value: "NAME|FILE.json",
+    default: "h800",
+    help: "GPU: h800, h100, h200, h20, b200, gb200, or a profile of your own.",
+  },
+  nodes: { type: "whole", value: "N", min: 2, max: 100_000, default: 100, help: "search: nodes." },
+  prompt: { type: "whole", value: "N", min: 1, default: 4096, help: "Mean tokens of a prompt." },
+  output: { type: "whole", value: "N", min: 1, default: 1024, help: "Mean tokens of an answer." },
+  "hit-rate": {
+    type: "number",
+    value: "X",
+    min: 0,
+    max: 0.999,
+    default: 0,
+    help: "Share of prompts' tokens in the prefix cache.",
+  },
+  "sla-tpot": { type: "text", value: "TIME", help: "search: most time a token, such as 50ms." },
+  "sla-ttft": {
+    type: "text",
+    value: "TIME",
+    default: "5s",
+    help: "search: most time to the first token.",
+  },
+  drafts: { type: "switch", default: true, help: "Plan without MTP drafts." },
+  accepted: {
+    type: "number",
+    value: "X",
+    min: 0,
+    max: 1,
+    default: 0.6,
+    help: "Share of drafts that are right.",
+  },
+  "prefill-skew": {
+    type: "number",
+    value: "X",
+    min: 0,
+    max: 4,
+    help: "Zipf exponent of experts' popularity in a batch of prompts.",
+    defaultHelp: "as fitted",
+  },
+  "decode-skew": {
+    type: "number",
+    value: "X",
+    min: 0,
+    max: 4,
+    help: "The same over many sequences.",
+    defaultHelp: "0.55",
+  },
+  placement: {
+    type: "choice",
+    choices: ["balanced", "exact"],
+    default: "balanced",
+    help: "Experts placed by ours, or as the original EPLB does.",
+  },
+  "prefill-nodes": {
+    type: "whole",
+    value: "N",
+    min: 1,
+    default: 4,
+    help: "estimate: nodes of a prefill unit.",
+  },
+  "decode-nodes": {
+    type: "whole",
+    value: "N",
+    min: 1,
+    default: 18,
+    help: "estimate: nodes of a decode unit.",
+  },
+  tokens: {
+    type: "whole",
+    value: "N",
+    min: 2,
+    default: 16384,
+    help: "estimate: prompt tokens a GPU and step.",
+  },
+  batch: {
+    type: "whole",
+    value: "N",
+    min: 1,
+    default: 64,
+    help: "estimate: sequences a decoding GPU.",
+  },
+  json: { type: "switch", help: "Print JSON." },
+} as const;
+
+type PlanFlags = Parsed<typeof flags>["flags"];
+
+/** Prints a report, or its data. */
+export const plan: Command = defineCommand({
+  name: "plan",
+  summary: "Plan a deployment: what GPUs yield and cost, and the best way to use them.",
+  flags,
+  operands: actions.join("|"),
+  examples: [
+    "baleen plan day6",
+    "baleen plan search --config config.json --hw h800 --nodes 100 --sla-tpot 50ms",
+    "baleen plan estimate --hw h200 --decode-nodes 9 --batch 128",
+  ],
+  async run({ flags, operands }) {
+    const [action, ...more] = operands;
+    if (!(actions as readonly string[]).includes(action) || more.length > 0) {
+      throw new UsageError(`plan: give one of ${actions.join(", ")}.`);
+    }
+    const print = (data: unknown, render: () => string) =>
+      console.log(flags.json ? JSON.stringify(data) : render());
+    if (action === "day6") {
+      const data = { article: articleReport(), calibration: calibration() };
+      print(data, () => renderDay6(data.article, data.calibration));
+    } else if (action === "hardware") {
+      print(hardware, () => renderHardware(Object.values(hardware)));
+    } else if (action === "estimate") {
+      const data = estimate(flags);
+      print(data, () => renderEstimate(data));
+    } else {
+      const begunMs = performance.now();
+      const options = searchOptions(flags);
+      const result = searchPlans(options);
+      const tookMs = performance.now() - begunMs;
+      print({ ...result, tookMs }, () => renderSearch(result, options, tookMs));
+    }
+  },
+});
+
+function searchOptions(flags: PlanFlags): Parameters<typeof searchPlans>[0] {
+  const tpotMs = durationMs("sla-tpot", flags["sla-tpot"]);
+  const ttftMs = durationMs("sla-ttft", flags["sla-ttft"]);
+  return {
+    arch: architectureFrom(flags),
+    hw: hardwareFrom(flags),
+    nodes: flags.nodes,
+    workload: workloadFrom(flags),
+    ...(tpotMs !== undefined && { tpotMs }),
+    ...(ttftMs !== undefined && { ttftMs }),
+    drafts: flags.drafts,
+    accepted: flags.accepted,
+    ...fittedFrom(flags),
+    placement: flags.placement,
+  };
+}
+
+/** The fitted numbers, with what the flags say instead. */
+function fittedFrom(flags: PlanFlags): FittedNumbers {
+  const { prefillEfficiency, decodeEfficiency, prefillSkew, decodeSkew } = calibration();
+  return {
+    prefillEfficiency,
+    decodeEfficiency,
+    prefillSkew: flags["prefill-skew"] ?? prefillSkew,
+    decodeSkew: flags["decode-skew"] ?? decodeSkew,
+  };
+}
+
+function estimate(flags: PlanFlags): Parameters<typeof renderEstimate>[0] {
+  const fitted = fittedFrom(flags);
+  const arch = architectureFrom(flags);
+  const hw = hardwareFrom(flags);
+  const workload = workloadFrom(flags);
+  const unit = (nodes: number, phase: "prefill" | "decode", drafts: number): Deployment => {
+    const ranks = nodes * hw.gpusPerNode;
+    const isPrefill = phase === "prefill";
+    const { nRoutedExperts } = arch.config;
+    // Room for all, and for one more where they fill their slots: the article's numbers.
+    const slotsPerGpu = nRoutedExperts === 0 ? 0 : Math.floor(nRoutedExperts / ranks) + 1;
+    return {
+      hw,
+      arch,
+      ranks,
+      slotsPerGpu,
+      skew: isPrefill ? fitted.prefillSkew : fitted.decodeSkew,
+      placement: flags.placement,
+      overlap: true,
+      drafts,
+      efficiency: isPrefill ? fitted.prefillEfficiency : fitted.decodeEfficiency,
+    };
+  };
+  const prefillUnit = unit(flags["prefill-nodes"], "prefill", 0);
+  const drafts = flags.drafts && arch.config.numNextnPredictLayers > 0 ? 1 : 0;
+  const decodeUnit = unit(flags["decode-nodes"], "decode", drafts);
+  return {
+    hw,
+    arch,
+    workload,
+    tokensPerGpu: flags.tokens,
+    batch: flags.batch,
+    prefillUnit,
+    decodeUnit,
+    prefill: estimatePrefill(prefillUnit, workload, flags.tokens),
+    decode: estimateDecode(decodeUnit, workload, flags.batch, flags.accepted),
+  };
+}
+
+function workloadFrom(flags: PlanFlags): Workload {
+  return {
+    promptTokens: flags.prompt,
+    outputTokens: flags.output,
+    hitRate: flags["hit-rate"],
+  };
+}
+
+function architectureFrom(flags: PlanFlags): Architecture {
+  const path = flags.config;
+  if (path === undefined) return architectureOf(deepSeekV3);
+  const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const file = isFolder ? join(path, "config.json") : path;
+  return architectureOf(parseModelConfig(readJsonFile(file), file));
+}
+
+function hardwareFrom(flags: PlanFlags): Hardware {
+  if (!flags.hw.endsWith(".json")) return hardwareOf(flags.hw);
+  return parseHardware(readJsonFile(flags.hw), flags.hw);
+}
+
+/** A text such as `50ms` or `2s` in milliseconds; a bare number is milliseconds. */
+function durationMs(name: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const match = /^(\d+\.?\d*|\.\d+) *(ms|s)?$/.exec(text.trim());
+  const value = match ? Number(match[1]) * (match[2] === "s" ? 1e3 : 1) : Number.NaN;
+  if (value > 0) return value;
+  throw new UsageError(`--${name}: got "${text}", wanted a time such as 50ms or 2s.`);
+}
