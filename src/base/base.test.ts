@@ -63,6 +63,29 @@ test("a virtual clock runs timers in order of time, then of setting, and honours
   assert.equal(clock.now(), 30);
 });
 
+test("a virtual clock runs any number of timers as a sorted list would", () => {
+  const delays = fc.array(fc.tuple(fc.nat(50), fc.boolean()));
+  fc.assert(
+    fc.property(delays, (timers) => {
+      const clock = new VirtualClock();
+      const seen: number[] = [];
+      timers.forEach(([delayMs, isCancelled], i) => {
+        const cancel = clock.after(delayMs, () => seen.push(i));
+        if (isCancelled) cancel();
+      });
+      while (clock.runNext(40));
+      const wanted = timers
+        .map(([delayMs, isCancelled], i) => ({ delayMs, isCancelled, i }))
+        .filter(({ delayMs, isCancelled }) => !isCancelled && delayMs <= 40)
+        .toSorted((x, y) => x.delayMs - y.delayMs || x.i - y.i);
+      assert.deepEqual(
+        seen,
+        wanted.map(({ i }) => i),
+      );
+    }),
+  );
+});
+
 test("a seed replays the same numbers, and they are uniform and normal enough", () => {
   const [x, y] = [new Random(7), new Random(7)];
   for (let i = 0; i < 100; i++) assert.equal(x.uint32(), y.uint32());

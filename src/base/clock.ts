@@ -18,16 +18,21 @@ export const realClock: Clock = {
 };
 
 interface Timer {
-  dueMs: number;
-  order: number;
-  callback: () => void;
+  readonly dueMs: number;
+  readonly order: number;
+  callback: (() => void) | undefined;
+}
+
+function isEarlier(one: Timer, other: Timer): boolean {
+  return one.dueMs < other.dueMs || (one.dueMs === other.dueMs && one.order < other.order);
 }
 
 /** A clock that moves only when told to; timers that fall due together run in the order they were set. */
 export class VirtualClock implements Clock {
   private nowMs = 0;
   private nextOrder = 0;
-  private readonly timers = new Set<Timer>();
+  /** A binary heap, the earliest first; cancelled timers stay until they surface. */
+  private readonly heap: Timer[] = [];
 
   /** The virtual time in milliseconds. */
   now(): number {
@@ -36,31 +41,57 @@ export class VirtualClock implements Clock {
 
   /** Sets a timer, see `Clock.after`. */
   after(delayMs: number, callback: () => void): () => void {
-    const timer = { dueMs: this.nowMs + Math.max(0, delayMs), order: this.nextOrder++, callback };
-    this.timers.add(timer);
-    return () => this.timers.delete(timer);
+    const dueMs = this.nowMs + Math.max(0, delayMs);
+    const timer: Timer = { dueMs, order: this.nextOrder++, callback };
+    this.push(timer);
+    return () => {
+      timer.callback = undefined;
+    };
   }
 
   /** Moves time forward by `ms`, running every timer that falls due on the way. */
   advance(ms: number): void {
     const untilMs = this.nowMs + ms;
-    for (let timer = this.next(); timer && timer.dueMs <= untilMs; timer = this.next()) {
-      this.timers.delete(timer);
-      this.nowMs = timer.dueMs;
-      timer.callback();
-    }
+    while (this.runNext(untilMs));
     this.nowMs = untilMs;
   }
 
-  private next(): Timer | undefined {
-    let first: Timer | undefined;
-    for (const timer of this.timers) {
-      const earlier =
-        !first ||
-        timer.dueMs < first.dueMs ||
-        (timer.dueMs === first.dueMs && timer.order < first.order);
-      if (earlier) first = timer;
+  /** Moves time to the next timer, if it falls due by `untilMs`, and runs it; false where none does. */
+  runNext(untilMs: number = Number.POSITIVE_INFINITY): boolean {
+    while (this.heap.length > 0 && this.heap[0].callback === undefined) this.pop();
+    const first = this.heap[0];
+    if (first === undefined || first.dueMs > untilMs) return false;
+    this.pop();
+    this.nowMs = first.dueMs;
+    first.callback!();
+    return true;
+  }
+
+  private push(timer: Timer): void {
+    const { heap } = this;
+    let at = heap.push(timer) - 1;
+    while (at > 0) {
+      const parent = (at - 1) >> 1;
+      if (!isEarlier(timer, heap[parent])) break;
+      heap[at] = heap[parent];
+      at = parent;
     }
-    return first;
+    heap[at] = timer;
+  }
+
+  private pop(): void {
+    const { heap } = this;
+    const last = heap.pop()!;
+    if (heap.length === 0) return;
+    let at = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= heap.length) break;
+      if (child + 1 < heap.length && isEarlier(heap[child + 1], heap[child])) child++;
+      if (!isEarlier(heap[child], last)) break;
+      heap[at] = heap[child];
+      at = child;
+    }
+    heap[at] = last;
   }
 }

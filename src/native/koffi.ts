@@ -25,6 +25,7 @@ export interface NativeLayer {
   clockGettime(clock: number, timespecAddress: number): number;
   pthreadCreate(handleAddress: number, attributes: number, start: number, argument: number): number;
   pthreadJoin(handle: number, resultAddress: number): number;
+  setsockopt(socket: number, level: number, option: number, address: number, bytes: number): number;
   /** A raw system call with up to three arguments. */
   syscall(number: number, a: number, b: number, c: number): number;
   /** The name of the last error on this thread, such as `ENOMEM`. */
@@ -78,6 +79,7 @@ function bind(koffi: Koffi): NativeLayer {
     clockGettime: libc.func("clock_gettime", "int", ["int", long]),
     pthreadCreate: libc.func("pthread_create", "int", [long, long, long, long]),
     pthreadJoin: libc.func("pthread_join", "int", [long, long]),
+    setsockopt: libc.func("setsockopt", "int", ["int", "int", "int", long, "int"]),
     syscall: libc.func("syscall", long, [long, long, long, long]),
     errorName() {
       const code = koffi.errno();
