@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { Random } from "../base/index.ts";
-import { type Device, type Isa, openDevice } from "../device/index.ts";
 import { f8e4m3ToF32, rowsOf, type Tensor, zeros } from "../tensor/index.ts";
 import { benchGemm } from "./deep-gemm.bench.ts";
 import { type Activations, gemm, packWeights } from "./index.ts";
@@ -11,6 +10,7 @@ import {
   combinations,
   everyCode,
   largestError,
+  openAll,
   type Product,
   poisoned,
   productOf,
@@ -19,15 +19,7 @@ import {
 } from "./testing.ts";
 
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
-const isas: readonly Isa[] = ["avx512-bf16", "avx512", "avx2"];
-const devices: Device[] = [openDevice({ rung: "reference" })];
-for (const isa of isas) {
-  try {
-    devices.push(openDevice({ rung: "x86", isa, threads: 2 }));
-  } catch (error) {
-    console.log(`${isa} is not tested: ${(error as Error).message}`);
-  }
-}
+const devices = openAll(console.log);
 console.log(`seed ${seed}; ${devices.map(({ description }) => description).join("; ")}`);
 after(() => {
   for (const device of devices) device.close();

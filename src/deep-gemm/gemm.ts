@@ -2,7 +2,8 @@
 import { assert, assertEqual, ceilDiv } from "../base/index.ts";
 import type { Device } from "../device/index.ts";
 import { blockSize, type Tensor } from "../tensor/index.ts";
-import { checkReach, PackedMatrix } from "./pack.ts";
+import { checkMemory, holdsRows, isCount } from "./checks.ts";
+import { PackedMatrix } from "./pack.ts";
 import { gemmReference } from "./reference.ts";
 import type { GemmGroup } from "./types.ts";
 import { launchGemm } from "./x86.ts";
@@ -24,19 +25,22 @@ export function gemm(device: Device, groups: readonly GemmGroup[]): void {
 }
 
 function checkGroup(group: GemmGroup, index: number): void {
-  const { a, m, b, d } = group;
   const name = (what: string) => `groups[${index}].${what}`;
+  assert(isObject(group) && isObject(group.a), () => `${name("a")}: got none, wanted activations`);
+  const { a, m, b, d } = group;
   assert(b instanceof PackedMatrix, () => `${name("b")}: got other than packWeights returns`);
   if (a.type !== b.activation) assertEqual(a.type, b.activation, name("a.type"));
-  assert(Number.isSafeInteger(m) && m >= 0, () => `${name("m")}: got ${m}, wanted a count`);
+  assert(isCount(m), () => `${name("m")}: got ${m}, wanted a count`);
   const { k, width } = b;
   const { values } = a;
+  assert(isObject(values) && isObject(d), () => `${name("a.values and d")}: wanted tensors`);
   if (values.dtype !== (a.type === "f32" ? "f32" : "bf16")) {
     assertEqual(values.dtype as string, a.type === "f32" ? "f32" : "bf16", name("a.values.dtype"));
   }
   checkRows(values, m, k, k, name, "a.values");
   if (a.type === "f8e4m3") {
     const blocks = ceilDiv(k, blockSize);
+    assert(isObject(a.scales), () => `${name("a.scales")}: got none, wanted a tensor`);
     if (a.scales.dtype !== "f32") assertEqual(a.scales.dtype as string, "f32", name("a.scales"));
     checkRows(a.scales, m, blocks, blocks, name, "a.scales");
   }
@@ -53,17 +57,18 @@ function checkRows(
   name: (what: string) => string,
   what: string,
 ): void {
-  const { shape, stride, data } = tensor;
-  const columns = shape[1];
+  const { shape } = tensor;
+  const columns = shape?.[1];
   assert(
-    shape.length === 2 && shape[0] >= m && columns >= least && columns <= most,
+    shape?.length === 2 && shape[0] >= m && columns >= least && columns <= most,
     () =>
       `shape of ${name(what)}: got [${shape}], wanted [${m} or more, ${least}${
         most === least ? "" : " or more"
       }]`,
   );
-  // Repeats the condition of `checkReach`, whose message costs a string.
-  if (!(Number.isSafeInteger(stride) && stride >= least && m * stride <= data.length)) {
-    checkReach(name(what), tensor, m, least);
-  }
+  if (!holdsRows(tensor, m, least)) checkMemory(name(what), tensor, m, least);
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null;
 }

@@ -25,7 +25,7 @@ const rowsPerRead = 8;
  * The most rows of a task: their share of A (at 4096 bf16 columns, 8 KiB a row) should stay in the
  * second-level cache, while B is read again for each task's rows.
  */
-const rowsMax: number = 22 * tileRows;
+export const rowsMax: number = 22 * tileRows;
 
 /** The shape of a group's tasks. */
 export interface TaskShape {

@@ -1,8 +1,53 @@
 /**
  * @file Door of `deep-gemm`: matrix products in f32, bf16 and FP8 with block scales.
  */
+export {
+  getMkAlignmentForContiguousLayout,
+  getTheoreticalMkAlignmentForContiguousLayout,
+  setMkAlignmentForContiguousLayout,
+} from "./alignment.ts";
+export {
+  ceilToUe8m0,
+  packUe8m0ToInt,
+  perBlockCastToFp8,
+  perChannelCastToFp8,
+  perTokenCastToFp8,
+} from "./casts.ts";
+export {
+  bf16GemmNn,
+  bf16GemmNt,
+  bf16GemmTn,
+  bf16GemmTt,
+  f32GemmNt,
+  fp8GemmNt,
+} from "./dense.ts";
+export { type EinsumExpression, einsum } from "./einsum.ts";
 export { gemm } from "./gemm.ts";
+export {
+  type ContiguousOptions,
+  mGroupedBf16GemmNnContiguous,
+  mGroupedBf16GemmNtContiguous,
+  mGroupedBf16GemmNtMasked,
+  mGroupedF32GemmNtContiguous,
+  mGroupedF32GemmNtMasked,
+  mGroupedFp8GemmNtContiguous,
+  mGroupedFp8GemmNtMasked,
+} from "./grouped.ts";
+export {
+  kGroupedBf16GemmTnContiguous,
+  kGroupedFp8GemmNtContiguous,
+  kGroupedFp8GemmTnContiguous,
+} from "./k-grouped.ts";
+export { fp8MqaLogits, fp8PagedMqaLogits, getPagedMqaLogitsMetadata } from "./mqa-logits.ts";
+export type { GroupedWeights, Weights } from "./operands.ts";
 export { packWeights } from "./pack.ts";
+export {
+  getKGroupedMnMajorTmaAlignedPackedUe8m0Tensor,
+  getMnMajorTmaAlignedPackedUe8m0Tensor,
+  getMnMajorTmaAlignedTensor,
+  getTmaAlignedSize,
+  unpackMnMajorUe8m0Tensor,
+} from "./scale-layouts.ts";
 export type {
   Activations,
   ActivationType,
@@ -10,16 +55,3 @@ export type {
   PackedWeights,
   WeightMatrix,
 } from "./types.ts";
-export {
-  bf16GemmNt,
-  f32GemmNt,
-  fp8GemmNt,
-  type GroupedWeights,
-  mGroupedBf16GemmNtContiguous,
-  mGroupedBf16GemmNtMasked,
-  mGroupedF32GemmNtContiguous,
-  mGroupedF32GemmNtMasked,
-  mGroupedFp8GemmNtContiguous,
-  mGroupedFp8GemmNtMasked,
-  type Weights,
-} from "./upstream.ts";

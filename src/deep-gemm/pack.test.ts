@@ -1,22 +1,15 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { Random } from "../base/index.ts";
-import { type Device, type Isa, openDevice } from "../device/index.ts";
+import type { Device } from "../device/index.ts";
 import { blockSize, type Tensor } from "../tensor/index.ts";
 import { type PackedType, panelColumns, panelElements, panelIndex } from "./layout.ts";
 import { PackedMatrix, packWeights } from "./pack.ts";
-import { combinations, randomWeights, strided } from "./testing.ts";
+import { combinations, openAll, randomWeights, strided } from "./testing.ts";
 import type { WeightMatrix } from "./types.ts";
 
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
-const devices: Device[] = [openDevice({ rung: "reference" })];
-for (const isa of ["avx512-bf16", "avx512", "avx2"] as const satisfies readonly Isa[]) {
-  try {
-    devices.push(openDevice({ rung: "x86", isa, threads: 2 }));
-  } catch (error) {
-    console.log(`${isa} is not tested: ${(error as Error).message}`);
-  }
-}
+const devices = openAll(console.log);
 after(() => {
   for (const device of devices) device.close();
 });

@@ -2,7 +2,7 @@
  * @file Operands for this room's tests and benchmark: random, strided, poisoned, with the answer.
  */
 import type { Random } from "../base/index.ts";
-import type { Device } from "../device/index.ts";
+import { type Device, type Isa, openDevice } from "../device/index.ts";
 import {
   type BlockScaled,
   bytesPerElement,
@@ -18,6 +18,31 @@ import {
   zeros,
 } from "../tensor/index.ts";
 import type { Activations, ActivationType, WeightMatrix } from "./types.ts";
+
+/** The reference device and one for each instruction set that this processor has. */
+export function openAll(print: (line: string) => void): Device[] {
+  const devices: Device[] = [openDevice({ rung: "reference" })];
+  for (const isa of ["avx512-bf16", "avx512", "avx2"] as const satisfies readonly Isa[]) {
+    try {
+      devices.push(openDevice({ rung: "x86", isa, threads: 2 }));
+    } catch (error) {
+      print(`${isa} is not tested: ${(error as Error).message}`);
+    }
+  }
+  return devices;
+}
+
+/** A matrix transposed, element by element. */
+export function transposed<D extends DType>(matrix: Tensor<D>): Tensor<D> {
+  const [rows, columns] = matrix.shape;
+  const result = zeros(matrix.dtype, [columns, rows]);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) {
+      result.data[j * rows + i] = matrix.data[i * matrix.stride + j];
+    }
+  }
+  return result;
+}
 
 /** An activation type with a weight dtype that it multiplies. */
 export interface Combination {

@@ -19,14 +19,21 @@ export type Activations =
       readonly scales: Tensor<"f32">;
     };
 
-/** A weight matrix as checkpoints store it, `[n, k]` row-major ("NT": D = A B^T). */
-export type WeightMatrix =
+/**
+ * A weight matrix as checkpoints store it, `[n, k]` row-major ("NT": D = A B^T); or, `transposed`,
+ * `[k, n]` ("NN": D = A B).
+ */
+export type WeightMatrix = { readonly transposed?: boolean } & (
   | { readonly weight: Tensor<"f32"> | Tensor<"bf16"> }
   | {
       readonly weight: Tensor<"f8e4m3">;
-      /** float32 `[ceil(n / 128), ceil(k / 128)]`; a weight is its code times its block's scale. */
+      /**
+       * float32 `[ceil(n / 128), ceil(k / 128)]`, one for each block; or `[n, ceil(k / 128)]`, one
+       * for each column of D and 128 of k. A weight is its code times its scale.
+       */
       readonly scales: Tensor<"f32">;
-    };
+    }
+);
 
 /**
  * One or more weight matrices of equal k and dtype, prepared once into one linear stream for one

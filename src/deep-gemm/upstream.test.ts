@@ -189,7 +189,7 @@ test("operands that do not fit are refused, with the operand, what it is and sho
     ],
     [
       () => deepGemm.f32GemmNt(device, values, packed, zeros("f32", [m, n + 64])),
-      /shape of d: got \[9,264\] for a \[9,300\], wanted \[9,200\]/,
+      /d: got f32 \[9,264\], wanted f32 \[9,200\]/,
     ],
     [
       () =>
@@ -200,7 +200,7 @@ test("operands that do not fit are refused, with the operand, what it is and sho
           d,
           tensorOf("i32", [m], new Int32Array(m).fill(1)),
         ),
-      /mIndices\[0\]: got 1, wanted -1\.\.0/,
+      /groupedLayout\[0\]: got 1, wanted -1\.\.0/,
     ],
   ];
   for (const [attempt, message] of wrong) assert.throws(attempt, message);

@@ -27,6 +27,7 @@ import {
 } from "../codegen/index.ts";
 import { ArgumentBlock, type Device } from "../device/index.ts";
 import { bytesPerElement, type Tensor } from "../tensor/index.ts";
+import { kernelOf } from "./kernels.ts";
 import { type PackedType, panelColumns } from "./layout.ts";
 
 /** Bytes of a row that are packed at a time. */
@@ -34,7 +35,8 @@ const chunkBytes = 64;
 
 /** Places of the arguments, in 64-bit words; strides in bytes. */
 const packWords = {
-  source: 0,
+  /** Address of the 64-bit addresses of each panel's first row. */
+  sources: 0,
   sourceStride: 1,
   /** The first panel. */
   to: 2,
@@ -43,46 +45,49 @@ const packWords = {
   chunks: 4,
 } as const;
 
-interface Packer {
-  readonly block: ArgumentBlock;
-  readonly kernels: Map<PackedType, number>;
+/** Where panels go. */
+export interface PanelPlace {
+  /** Of the first panel. */
+  readonly address: number;
+  readonly panelBytes: number;
 }
 
-const packers = new WeakMap<Device, Packer>();
+/** Sources of the panels, for each device. */
+const sourcesOf = new WeakMap<Device, ArgumentBlock>();
 
 /**
- * Packs the first `panels` times 64 rows of `weight` `[n, k]` to the panels from address `to` on,
- * as far as whole chunks of 64 bytes reach; returns the k up to which it did, 0 on the reference
- * rung.
+ * Packs `panels` times 64 rows of `weight` `[n, k]` one after the other to `place`, as far as whole
+ * chunks of 64 bytes reach; returns the k up to which it did, 0 on the reference rung. Panel i
+ * begins at element `startOf(i)`, by default that of row 64 i.
  */
 export function packPanels(
   device: Device,
   weight: Tensor<PackedType>,
   panels: number,
-  to: number,
-  panelBytes: number,
+  place: PanelPlace,
+  startOf: (panel: number) => number = (panel) => panel * panelColumns * weight.stride,
 ): number {
   const bytes = bytesPerElement[weight.dtype];
   const chunks = Math.floor((weight.shape[1] * bytes) / chunkBytes);
   if (device.isa === undefined || panels === 0 || chunks === 0) return 0;
-  let packer = packers.get(device);
-  if (!packer) {
-    packer = { block: new ArgumentBlock(device, 64), kernels: new Map() };
-    packers.set(device, packer);
+  let sources = sourcesOf.get(device);
+  if (!sources) {
+    sources = new ArgumentBlock(device, 64);
+    sourcesOf.set(device, sources);
   }
-  const { block, kernels } = packer;
-  let kernel = kernels.get(weight.dtype);
-  if (kernel === undefined) {
-    const code = emitPack(device.isa, weight.dtype);
-    kernel = device.load(code, `deep-gemm pack ${weight.dtype}`);
-    kernels.set(weight.dtype, kernel);
+  sources.reserve(panels * 8);
+  for (let panel = 0; panel < panels; panel++) {
+    sources.setAddress(panel * 8, weight.address + startOf(panel) * bytes);
   }
-  block.setAddress(packWords.source * 8, weight.address);
+  const { address, block } = kernelOf(device, `pack ${weight.dtype}`, (isa) =>
+    emitPack(isa, weight.dtype),
+  );
+  block.setAddress(packWords.sources * 8, sources.address);
   block.setInt64(packWords.sourceStride * 8, weight.stride * bytes);
-  block.setAddress(packWords.to * 8, to);
-  block.setInt64(packWords.panelBytes * 8, panelBytes);
+  block.setAddress(packWords.to * 8, place.address);
+  block.setInt64(packWords.panelBytes * 8, place.panelBytes);
   block.setInt64(packWords.chunks * 8, chunks);
-  device.launch(kernel, block.address, panels);
+  device.launch(address, block.address, panels);
   return (chunks * chunkBytes) / bytes;
 }
 
@@ -94,17 +99,13 @@ const chunks: Gpr = r11;
 const groupRow: Gpr = rcx;
 const row: Gpr = rdx;
 
-/**
- * Emits the kernel that packs panel `task`, rows 64 * task to 64 * task + 63; see `Device.launch`.
- */
+/** Emits the kernel that packs panel `task`; see `Device.launch`. */
 function emitPack(isa: Isa, dtype: PackedType): Uint8Array {
   const asm = new Assembler();
   const word = (name: keyof typeof packWords) => mem(rdi, { disp: packWords[name] * 8 });
   asm.mov(stride, word("sourceStride"));
-  asm.mov(source, rsi);
-  asm.imul(source, stride);
-  asm.shl(source, Math.log2(panelColumns));
-  asm.add(source, word("source"));
+  asm.mov(source, word("sources"));
+  asm.mov(source, mem(source, { index: rsi, scale: 8 }));
   asm.mov(to, rsi);
   asm.imul(to, word("panelBytes"));
   asm.add(to, word("to"));

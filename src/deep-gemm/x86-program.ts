@@ -37,7 +37,7 @@ import {
 } from "../codegen/index.ts";
 import { emitDecode } from "./x86-decode.ts";
 import { type Program, recordWords } from "./x86-record.ts";
-import { emitClear, emitStore } from "./x86-store.ts";
+import { emitClear, emitReluSum, emitStore } from "./x86-store.ts";
 import {
   activationStepBytes,
   blockSteps,
@@ -267,7 +267,7 @@ class TaskProgram {
     this.walkRows(tiles);
     asm.add(local("blockA"), this.aBlockBytes);
     asm.add(local("blockScales"), 4);
-    asm.add(bScale, 4);
+    asm.add(bScale, spec.columnScales ? stepBytes : 4);
     asm.add(local("blockB"), this.bBlockBytes);
     asm.sub(local("kLeft"), this.blockDepth);
     asm.ja(block);
@@ -377,7 +377,8 @@ class TaskProgram {
     asm.mov(places.dStride, word("dStride"));
     asm.mov(places.width, local("width"));
     asm.movsxd(places.width, mem(places.width));
-    emitStore(asm, this.spec.isa, places, word("accumulate"));
+    if (this.spec.output === "rows") emitStore(asm, this.spec.isa, places, word("accumulate"));
+    else emitReluSum(asm, this.spec.isa, places, word("rowWeights"));
   }
 
   private nextPanel(panel: Label): void {

@@ -30,6 +30,8 @@ export const recordWords = {
   k: 17,
   /** 1 to add to D, 0 to overwrite it. */
   accumulate: 18,
+  /** float32 `[m]`: the weight of each row, where rows are summed up. */
+  rowWeights: 19,
 } as const;
 
 /** 64-bit words of a record. */

@@ -1,4 +1,7 @@
-/** @file From totals to D: clearing them before a panel, storing them behind it. */
+/**
+ * @file From totals to D: clearing them before a panel, storing them or their weighted sum behind
+ * it.
+ */
 import {
   type Assembler,
   type Gpr,
@@ -69,6 +72,42 @@ export function emitStore(asm: Assembler, isa: Isa, places: Destination, accumul
   asm.bind(partial);
   emitMasks(asm, isa, places.width);
   emitRows(asm, isa, places, accumulate, "partial", done);
+  asm.bind(done);
+}
+
+/**
+ * Emits: the row at d = sum over the rows of max(0, totals) times the row's weight, rows ascending;
+ * the float32 weights lie where the 64-bit word at `rowWeights` points. NaN stays NaN. Clobbers
+ * `dStride` and r11, too.
+ */
+export function emitReluSum(asm: Assembler, isa: Isa, places: Destination, rowWeights: Mem): void {
+  const { totals, rows, d, dStride: weights, width } = places;
+  const vectors = vectorsOf(isa);
+  const free = (index: number) => (hasAvx512(isa) ? zmm : ymm)(vectors.length + index);
+  const [zero, weight, value] = [free(0), free(1), free(2)];
+  for (const [sum] of [...vectors, [zero]] as [Vec][]) asm.vxorps(sum.x, sum.x, sum.x);
+  asm.mov(weights, rowWeights);
+  const next = asm.here("row");
+  asm.vbroadcastss(weight, mem(weights));
+  for (const [sum, disp] of vectors) {
+    // Of a NaN and another number, the second operand comes out.
+    asm.vmaxps(value, zero, mem(totals, { disp }));
+    asm.vfmadd231ps(sum, value, weight);
+  }
+  asm.add(totals, rowBytes);
+  asm.add(weights, 4);
+  asm.dec(rows);
+  asm.jne(next);
+  const [partial, done] = [asm.label("partial"), asm.label("summed")];
+  asm.cmp(width, panelColumns);
+  asm.jne(partial);
+  for (const [sum, disp] of vectors) asm.vmovups(mem(d, { disp }), sum);
+  asm.jmp(done);
+  asm.bind(partial);
+  emitMasks(asm, isa, width);
+  vectors.forEach(([sum, disp], i) => {
+    emitMasked(asm, sum, mem(d, { disp }), false, i);
+  });
   asm.bind(done);
 }
 

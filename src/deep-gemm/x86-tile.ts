@@ -53,6 +53,10 @@ export interface KernelSpec {
   readonly isa: Isa;
   readonly activation: ActivationType;
   readonly weights: "f32" | "bf16" | "f8e4m3";
+  /** FP8: whether each column of a panel has its own scale, rather than all 64 the same. */
+  readonly columnScales: boolean;
+  /** What becomes of totals: rows of D, or one row, see `emitReluSum`. */
+  readonly output: "rows" | "reluSum";
 }
 
 /**
@@ -73,7 +77,8 @@ export interface TileArguments {
   readonly a: Gpr;
   readonly aStride: Gpr;
   /**
-   * Address of the first row's scale of this block; bytes from row to row; address of B's scale.
+   * Address of the first row's scale of this block; bytes from row to row; address of B's scale,
+   * or of its 64 scales.
    */
   readonly aScale: Gpr;
   readonly aScaleStride: Gpr;
@@ -238,9 +243,11 @@ class Tile {
       for (const walker of [steps, b, a]) asm.pop(walker);
       asm.add(b, this.vectors * this.vectorBytes);
       asm.add(totals, this.vectors * this.vectorBytes);
+      if (this.spec.columnScales) asm.add(bScale, this.vectors * this.vectorBytes);
       asm.dec(mem(rsp));
       asm.jne(next);
       asm.pop(counter);
+      if (this.spec.columnScales) asm.sub(bScale, stepBytes);
     }
     asm.ret();
   }
@@ -298,12 +305,13 @@ class Tile {
     if (this.source === "keep") asm.add(keep, count * stepBytes);
   }
 
-  /** Each accumulator with the place of its total. */
-  private *accumulators(): Generator<[row: number, accumulator: Vec, place: Mem]> {
+  /** Each accumulator with the place of its total, and of its first column in bytes. */
+  private *accumulators(): Generator<[row: number, accumulator: Vec, place: Mem, column: number]> {
     for (let row = 0; row < this.rows; row++) {
       for (let vector = 0; vector < this.vectors; vector++) {
-        const disp = row * stepBytes + vector * this.vectorBytes;
-        yield [row, this.accumulator(row, vector), mem(totals, { disp })];
+        const column = vector * this.vectorBytes;
+        const disp = row * stepBytes + column;
+        yield [row, this.accumulator(row, vector), mem(totals, { disp }), column];
       }
     }
   }
@@ -318,17 +326,26 @@ class Tile {
 
   private finishAccumulators(): void {
     const { asm, spec } = this;
-    const [scale, walker] = [this.spare(0), rax];
-    if (spec.activation === "f8e4m3") asm.mov(walker, aScale);
+    const [left, scale, walker] = [this.spare(0), this.spare(1), rax];
+    const scalesRows = spec.activation === "f8e4m3";
+    if (scalesRows) asm.mov(walker, aScale);
     else if (spec.weights === "f8e4m3") asm.vbroadcastss(scale, mem(bScale));
     let current = -1;
-    for (const [row, accumulator, place] of this.accumulators()) {
-      if (spec.activation === "f8e4m3" && row !== current) {
-        asm.vmovss(scale.x, mem(walker));
-        asm.vmulss(scale.x, scale.x, mem(bScale));
-        asm.vbroadcastss(scale, scale.x);
+    for (const [row, accumulator, place, column] of this.accumulators()) {
+      if (scalesRows && row !== current) {
+        if (spec.columnScales) {
+          asm.vbroadcastss(left, mem(walker));
+        } else {
+          asm.vmovss(scale.x, mem(walker));
+          asm.vmulss(scale.x, scale.x, mem(bScale));
+          asm.vbroadcastss(scale, scale.x);
+        }
         asm.add(walker, aScaleStride);
         current = row;
+      }
+      if (spec.columnScales) {
+        if (scalesRows) asm.vmulps(scale, left, mem(bScale, { disp: column }));
+        else asm.vmovups(scale, mem(bScale, { disp: column }));
       }
       if (spec.weights === "f8e4m3") asm.vfmadd213ps(accumulator, scale, place);
       asm.vmovups(place, accumulator);

@@ -4,6 +4,7 @@
  */
 import { assert } from "../base/index.ts";
 import { ArgumentBlock, type Device, type Isa } from "../device/index.ts";
+import type { Tensor } from "../tensor/index.ts";
 import {
   chunksOfRows,
   serialWorkMax,
@@ -19,6 +20,18 @@ import { dispatchWords, emitDispatcher, recordLength, recordWords } from "./x86-
 import { type KernelSpec, keptBytes } from "./x86-tile.ts";
 
 const recordBytes = recordLength * 8;
+
+/** A group as this rung takes it: part of a matrix, and what becomes of the product's rows. */
+export interface PanelGroup extends GemmGroup {
+  /** Panels of `b` to multiply, the first of which is D's first; by default all. */
+  readonly firstPanel?: number;
+  readonly panels?: number;
+  /**
+   * float32 `[m]`: D is one row, the sum over the rows of max(0, product) times the row's weight.
+   * `m` is `rowsMax` at most.
+   */
+  readonly rowWeights?: Tensor<"f32">;
+}
 
 /** What this room keeps for a device. */
 class Launcher {
@@ -49,14 +62,14 @@ class Launcher {
     this.records = new ArgumentBlock(device, 64 * recordBytes);
   }
 
-  launch(groups: readonly GemmGroup[]): void {
+  launch(groups: readonly PanelGroup[]): void {
     this.ends.reserve(groups.length * 4);
     this.records.reserve(groups.length * recordBytes);
     let allPanels = 0;
     let work = 0;
     for (let i = 0; i < groups.length; i++) {
-      const { m, b } = groups[i];
-      const { panels, panelBytes } = b as PackedMatrix;
+      const { m, b, panels = (b as PackedMatrix).panels } = groups[i];
+      const { panelBytes } = b as PackedMatrix;
       allPanels += panels * chunksOfRows(m);
       work += workOf(m, panels, panelBytes);
     }
@@ -64,7 +77,7 @@ class Launcher {
     let tasks = 0;
     let records = 0;
     for (let i = 0; i < groups.length; i++) {
-      if (groups[i].m === 0) continue;
+      if (groups[i].m === 0 || groups[i].panels === 0) continue;
       tasks += this.writeRecord(records * recordBytes, groups[i], allPanels, threads);
       this.ends.setInt32(records++ * 4, tasks);
     }
@@ -77,25 +90,28 @@ class Launcher {
   }
 
   /** Writes the record of `group`, whose m is not 0, and returns its number of tasks. */
-  private writeRecord(at: number, group: GemmGroup, allPanels: number, threads: number): number {
+  private writeRecord(at: number, group: PanelGroup, allPanels: number, threads: number): number {
     const { records, shape } = this;
-    const { a, m, d } = group;
+    const { a, m, d, firstPanel = 0, rowWeights } = group;
     const b = group.b as PackedMatrix;
-    const { panels, panelBytes } = b;
+    const { panels = b.panels } = group;
+    const { panelBytes } = b;
     shapeTasks(shape, m, panels, panelBytes, allPanels, threads);
     const { rowsPerTask, panelsPerTask } = shape;
     const rowTasks = Math.ceil(m / rowsPerTask);
-    records.setAddress(at + recordWords.program * 8, this.programOf(b));
+    records.setAddress(at + recordWords.program * 8, this.programOf(b, rowWeights !== undefined));
     records.setAddress(at + recordWords.a * 8, a.values.address);
     records.setInt64(at + recordWords.aStride * 8, a.values.stride * (a.type === "f32" ? 4 : 2));
-    records.setAddress(at + recordWords.b * 8, b.stream.address);
+    records.setAddress(at + recordWords.b * 8, b.stream.address + firstPanel * panelBytes);
     records.setInt64(at + recordWords.panelBytes * 8, panelBytes);
     const scales = a.type === "f8e4m3" ? a.scales : undefined;
     records.setInt64(at + recordWords.aScales * 8, scales ? scales.address : 0);
     records.setInt64(at + recordWords.aScaleStride * 8, scales ? scales.stride * 4 : 0);
-    records.setInt64(at + recordWords.bScales * 8, b.scales ? b.scales.address : 0);
-    records.setInt64(at + recordWords.bScaleStride * 8, b.scales ? b.scales.stride * 4 : 0);
-    records.setAddress(at + recordWords.widths * 8, b.widths.address);
+    const scaleBytes = b.scales ? b.scales.stride * 4 : 0;
+    const bScales = b.scales ? b.scales.address + firstPanel * scaleBytes : 0;
+    records.setInt64(at + recordWords.bScales * 8, bScales);
+    records.setInt64(at + recordWords.bScaleStride * 8, scaleBytes);
+    records.setAddress(at + recordWords.widths * 8, b.widths.address + firstPanel * 4);
     records.setAddress(at + recordWords.d * 8, d.address);
     records.setInt64(at + recordWords.dStride * 8, d.stride * 4);
     records.setInt64(at + recordWords.m * 8, m);
@@ -105,16 +121,20 @@ class Launcher {
     records.setInt64(at + recordWords.rowTasks * 8, rowTasks);
     records.setInt64(at + recordWords.k * 8, b.k);
     records.setInt64(at + recordWords.accumulate * 8, group.accumulate ? 1 : 0);
+    records.setInt64(at + recordWords.rowWeights * 8, rowWeights ? rowWeights.address : 0);
     return rowTasks * Math.ceil(panels / panelsPerTask);
   }
 
-  private programOf(b: PackedMatrix): number {
-    let address = this.programs.get(b.programName);
+  private programOf(b: PackedMatrix, isSummed: boolean): number {
+    const name = isSummed ? b.sumProgramName : b.programName;
+    let address = this.programs.get(name);
     if (address === undefined) {
-      const spec: KernelSpec = { isa: this.isa, activation: b.activation, weights: b.dtype };
+      const { activation, dtype: weights, columnScales } = b;
+      const output = isSummed ? "reluSum" : "rows";
+      const spec: KernelSpec = { isa: this.isa, activation, weights, columnScales, output };
       const { code, entry } = emitProgram(spec);
-      address = this.device.load(code, `deep-gemm ${b.programName}`) + entry;
-      this.programs.set(b.programName, address);
+      address = this.device.load(code, `deep-gemm ${name}`) + entry;
+      this.programs.set(name, address);
     }
     return address;
   }
@@ -123,7 +143,7 @@ class Launcher {
 const launchers = new WeakMap<Device, Launcher>();
 
 /** Computes `groups`, which have passed the door's checks, by machine code for `isa`. */
-export function launchGemm(device: Device, isa: Isa, groups: readonly GemmGroup[]): void {
+export function launchGemm(device: Device, isa: Isa, groups: readonly PanelGroup[]): void {
   let launcher = launchers.get(device);
   if (launcher === undefined) {
     launcher = new Launcher(device, isa);
