@@ -6,6 +6,7 @@ import {
   BoundedQueue,
   formatBytes,
   formatCount,
+  isLinearizable,
   medianOf,
   nearestName,
   Random,
@@ -113,4 +114,30 @@ test("a mistyped name finds its nearest, and a foreign one none", () => {
   assert.equal(nearestName("otp_p", names), "top_p");
   assert.equal(nearestName("metadata", names), undefined);
   assert.equal(nearestName("n", names), undefined);
+});
+
+test("a history is linearisable if, and only if, some order explains its answers", () => {
+  type Call = [startedAt: number, endedAt: number, kind: "read" | "write", value: number];
+  const judge = (calls: Call[]): boolean =>
+    isLinearizable(
+      0,
+      calls.map(([startedAt, endedAt, kind, value]) => ({
+        startedAt,
+        endedAt,
+        step: (state: number) => (kind === "write" ? value : state === value ? state : undefined),
+      })),
+      String,
+    );
+  const reads = (first: number, second: number): Call[] => [
+    [0, 10, "write", 1],
+    [1, 2, "read", first],
+    [3, 4, "read", second],
+  ];
+  assert.ok(judge(reads(0, 0)) && judge(reads(0, 1)) && judge(reads(1, 1)));
+  assert.ok(!judge(reads(1, 0)), "a later read must not be older");
+  assert.ok(!judge([...reads(1, 1), [11, 12, "read", 0]]));
+  const lost: Call = [0, Infinity, "write", 5];
+  assert.ok(judge([lost, [1, 2, "read", 0], [30, 40, "read", 5]]), "a lost write may act late");
+  assert.ok(judge([lost, [1, 2, "read", 0]]), "or never");
+  assert.ok(!judge([lost, [1, 2, "read", 5], [3, 4, "read", 0]]), "but not be undone");
 });
