@@ -60,6 +60,7 @@ export function packUe8m0ToInt(scales: Tensor<"f32">): Tensor<"i32"> {
   const wanted = getTmaAlignedSize(k, 4);
   assert(k === wanted, () => `k of scales: got ${k}, wanted a multiple of 4`);
   const out = zeros("i32", [m, k / 4]);
+  if (k === 0) return out;
   const bits = new Uint32Array(scales.data.buffer, scales.data.byteOffset, scales.data.length);
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < k; j++) {
@@ -100,6 +101,7 @@ function cast(
   const scaleRows = shape === "token" ? m : ceilDiv(m, castBlock);
   const scaleColumns = shape === "channel" ? k : ceilDiv(k, castBlock);
   const scales = zeros("f32", [scaleRows, scaleColumns], allocate);
+  if (m === 0 || k === 0) return { codes, scales };
   const done = castWhole(device, x, shape, useUe8m0, { codes, scales });
   const value = dtype === "bf16" ? bf16ToF32 : (code: number) => code;
   const [rows, columns] = [shape === "token" ? 1 : castBlock, shape === "channel" ? 1 : castBlock];

@@ -22,6 +22,7 @@ import { emitWiden, widenLanes, widenWords } from "./x86-widen.ts";
 export function transpose<D extends DType>(device: Device, matrix: Tensor<D>): Tensor<D> {
   const [rows, columns] = matrix.shape;
   const result = zeros(matrix.dtype, [columns, rows], (bytes) => device.allocate(bytes));
+  if (rows === 0 || columns === 0) return result;
   const bytes = bytesPerElement[matrix.dtype];
   const isFast = device.isa !== undefined && bytes < 4;
   const down = isFast ? Math.floor(rows / squareSize) : 0;
@@ -55,9 +56,10 @@ const rowsPerTask = 16;
 export function widen(device: Device, codes: Tensor<"f8e4m3">): Tensor<"bf16"> {
   const values = zeros("bf16", codes.shape, (bytes) => device.allocate(bytes));
   const columns = codes.shape.at(-1)!;
-  const rows = columns === 0 ? 0 : elementCount(codes.shape) / columns;
+  if (elementCount(codes.shape) === 0) return values;
+  const rows = elementCount(codes.shape) / columns;
   let done = 0;
-  if (device.isa !== undefined && rows > 0) {
+  if (device.isa !== undefined) {
     const lanes = widenLanes(device.isa);
     const vectors = Math.floor(columns / lanes);
     if (vectors > 0) {

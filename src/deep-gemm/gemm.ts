@@ -16,6 +16,7 @@ import { launchGemm } from "./x86.ts";
  * k, scales the sum by both scales' product and adds it to the total.
  */
 export function gemm(device: Device, groups: readonly GemmGroup[]): void {
+  assert(Array.isArray(groups), () => `groups: got ${typeof groups}, wanted an array`);
   for (let i = 0; i < groups.length; i++) checkGroup(groups[i], i);
   if (device.isa === undefined) {
     for (const group of groups) gemmReference(group, group.b as PackedMatrix);

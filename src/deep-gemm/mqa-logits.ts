@@ -17,7 +17,7 @@ import { rowsMax } from "./heuristics.ts";
 import { panelColumns } from "./layout.ts";
 import { rowsAt, viewAt } from "./operands.ts";
 import type { PackedMatrix } from "./pack.ts";
-import { packKeys } from "./pack-keys.ts";
+import { type KeyPanel, packKeys } from "./pack-keys.ts";
 import { sumRowsReference } from "./reference.ts";
 import { launchGemm, type PanelGroup } from "./x86.ts";
 
@@ -125,7 +125,8 @@ export function fp8PagedMqaLogits(
   const [, tableWidth] = checkTensor("blockTable", blockTable, "i32", [batch, "any"]);
   if (scheduleMeta !== undefined) checkTensor("scheduleMeta", scheduleMeta, "i32", ["sms + 1", 2]);
   assert(isCount(maxContextLen), () => `maxContextLen: got ${maxContextLen}, wanted a count`);
-  const panels: { codes: number; scales: number; width: number }[] = [];
+  if (batch * nextN === 0) return newLogits(device, 0, maxContextLen, cleanLogits);
+  const panels: KeyPanel[] = [];
   const queries: Query[] = [];
   const blockBytes = blockKv * (headDim + 4);
   for (let b = 0; b < batch; b++) {
@@ -172,6 +173,7 @@ export function getPagedMqaLogitsMetadata(
     "i32",
     isOne ? ["batch"] : ["batch", "nextN"],
   );
+  assert(nextN > 0, "nextN of contextLens: got 0, wanted at least 1");
   const divides = isCount(blockKv) && blockKv > 0 && splitTokens % blockKv === 0;
   assert(divides, () => `blockKv: got ${blockKv}, wanted a divisor of ${splitTokens}`);
   assert(

@@ -97,8 +97,9 @@ export function packWeights(
   activation: ActivationType,
 ): PackedWeights {
   assert(Array.isArray(matrices) && matrices.length > 0, "matrices: got none, wanted at least one");
+  const isKnown = Object.hasOwn(weightTypes, activation);
+  assert(isKnown, () => `activation: got ${activation}, wanted ${Object.keys(weightTypes)}`);
   const wanted = weightTypes[activation];
-  assert(wanted, () => `activation: got ${activation}, wanted ${Object.keys(weightTypes)}`);
   const dtype = matrices[0]?.weight?.dtype;
   assert(
     wanted.includes(dtype),

@@ -49,6 +49,7 @@ function alignedTensor<D extends "f32" | "i32">(
 export function getMnMajorTmaAlignedTensor(sf: Tensor<"f32">): Tensor<"f32"> {
   const [groups, mn, k] = sizesOf(sf);
   const out = alignedTensor("f32", sf.shape.slice(0, -2), k, mn);
+  if (groups * mn * k === 0) return out;
   for (let group = 0; group < groups; group++) {
     for (let i = 0; i < mn; i++) {
       const from = (group * mn + i) * sf.stride;
@@ -80,6 +81,7 @@ export function getMnMajorTmaAlignedPackedUe8m0Tensor(sf: Tensor<"f32">): Tensor
   const [groups, mn, k] = sizesOf(sf);
   const rows = ceilDiv(k, packed);
   const out = alignedTensor("i32", sf.shape.slice(0, -2), rows, mn);
+  if (groups * mn * k === 0) return out;
   const bits = bitsOf(sf);
   for (let group = 0; group < groups; group++) {
     for (let i = 0; i < mn; i++) {

@@ -3,6 +3,14 @@ export { processCpuTimeUs, threadCpuTimeUs } from "./clock.ts";
 export { callable, callableOfThree, freeCode, loadCode } from "./code.ts";
 export { addressOf, nativeAbsence, nativeLayer } from "./koffi.ts";
 export { type FileBytes, mapFile } from "./map-file.ts";
-export { allocateMemory, map, pageBytes, unmap, viewAt, viewBytesMax } from "./memory.ts";
+export {
+  allocateGuarded,
+  allocateMemory,
+  map,
+  pageBytes,
+  unmap,
+  viewAt,
+  viewBytesMax,
+} from "./memory.ts";
 export { setCongestionControl } from "./socket.ts";
 export { currentProcessor, currentThreadId, joinThread, startThread, wakeAll } from "./thread.ts";

@@ -86,3 +86,29 @@ export function viewAt(address: number, bytes: number): ArrayBuffer {
   noteAddress(buffer, address);
   return buffer;
 }
+
+const protectNone = 0;
+
+/**
+ * Zeroed memory of `bytes` (at least 1) between two pages that may be neither read nor written: it
+ * ends right before the second one, or, with `side` "start", begins right after the first. An
+ * access beyond that end kills the process by SIGSEGV: tests run kernels on such memory, in a child
+ * process, to prove that they touch nothing else. Freed as `allocateMemory`'s is.
+ */
+export function allocateGuarded(bytes: number, side: "start" | "end" = "end"): ArrayBuffer {
+  assert(
+    Number.isSafeInteger(bytes) && bytes > 0 && bytes <= viewBytesMax,
+    () => `bytes of guarded memory: got ${bytes}, wanted 1 to 4 GiB`,
+  );
+  const inside = alignUp(bytes, pageBytes);
+  const address = map(inside + 2 * pageBytes);
+  const layer = neededLayer();
+  for (const guard of [address, address + pageBytes + inside]) {
+    const failed = layer.mprotect(guard, pageBytes, protectNone) !== 0;
+    assert(!failed, () => `a page could not be guarded (${layer.errorName()})`);
+  }
+  const start = address + pageBytes + (side === "end" ? inside - bytes : 0);
+  const buffer = viewAt(start, bytes);
+  freedWithBuffer.register(buffer, { address, bytes: inside + 2 * pageBytes });
+  return buffer;
+}
