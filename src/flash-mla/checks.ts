@@ -2,7 +2,7 @@
  * @file Checks of the door: a wrong address would kill the process, so nothing passes unchecked.
  */
 import { assert, assertEqual, ceilDiv } from "../base/index.ts";
-import type { Tensor } from "../tensor/index.ts";
+import type { DType, Tensor } from "../tensor/index.ts";
 import { type MlaCall, type MlaSequence, pageTokens } from "./types.ts";
 
 /** Dimensions of a call that passed `checkCall`. */
@@ -14,8 +14,22 @@ export interface MlaShape {
   readonly pages: number;
 }
 
-/** `tensor` is `[shape]` and its memory reaches its last element. */
-function checkTensor(what: string, tensor: Tensor, dtype: string, shape: readonly number[]): void {
+const arrays = {
+  f32: Float32Array,
+  bf16: Uint16Array,
+  f8e4m3: Uint8Array,
+  f8e5m2: Uint8Array,
+  ue8m0: Uint8Array,
+  i32: Int32Array,
+} as const;
+
+/** Throws unless `tensor` is of `dtype` and `shape` and its memory reaches its last element. */
+export function checkTensor(
+  what: string,
+  tensor: Tensor,
+  dtype: DType,
+  shape: readonly number[],
+): void {
   assertEqual(tensor.dtype, dtype, `dtype of ${what}`);
   assert(
     tensor.shape.length === shape.length && shape.every((size, i) => tensor.shape[i] === size),
@@ -25,9 +39,33 @@ function checkTensor(what: string, tensor: Tensor, dtype: string, shape: readonl
   const rows = shape.slice(0, -1).reduce((product, size) => product * size, 1);
   const needed = rows === 0 || last === 0 ? 0 : (rows - 1) * tensor.stride + last;
   assert(
-    tensor.stride >= last && tensor.data.length >= needed,
+    tensor.data instanceof arrays[dtype],
+    () => `data of ${what}: wanted a ${arrays[dtype].name}`,
+  );
+  assert(
+    Number.isSafeInteger(tensor.stride) && tensor.stride >= last && needed <= tensor.data.length,
     () =>
       `${what}: got ${tensor.data.length} elements in rows of ${tensor.stride}, wanted ${needed}`,
+  );
+}
+
+/** The sizes of `tensor`, of which there are as many as `names`, each a count. */
+export function sizesOf(what: string, tensor: Tensor, names: string): number[] {
+  const count = names.split(", ").length;
+  assert(
+    Array.isArray(tensor?.shape) &&
+      tensor.shape.length === count &&
+      tensor.shape.every((size) => Number.isSafeInteger(size) && size >= 0),
+    () => `shape of ${what}: got [${tensor?.shape}], wanted [${names}]`,
+  );
+  return [...tensor.shape];
+}
+
+/** Throws unless `value` is a positive, finite factor of scores. */
+export function checkScale(value: number): void {
+  assert(
+    Number.isFinite(value) && value > 0,
+    () => `softmaxScale: got ${value}, wanted a positive number`,
   );
 }
 
@@ -67,10 +105,7 @@ export function checkCall(call: MlaCall): MlaShape {
     Number.isSafeInteger(headDimV) && headDimV >= 1 && headDimV <= dimQk,
     () => `headDimV: got ${headDimV}, wanted 1..${dimQk}`,
   );
-  assert(
-    Number.isFinite(call.softmaxScale) && call.softmaxScale > 0,
-    () => `softmaxScale: got ${call.softmaxScale}, wanted a positive number`,
-  );
+  checkScale(call.softmaxScale);
   const pages = kvCache.shape[0];
   const shape = { tokens, heads, dimQk, headDimV, pages };
   checkTensor("q", q, "f32", [tokens, heads, dimQk]);

@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { ceilDiv, Random } from "../base/index.ts";
 import { type Device, openDevice } from "../device/index.ts";
-import { map, pageBytes, unmap, viewAt } from "../native/index.ts";
 import { f32ToBf16, type Tensor, tensorOf, zeros } from "../tensor/index.ts";
 import { benchMla } from "./flash-mla.bench.ts";
 import { type MlaCall, type MlaSequence, mlaAttention, pageTokens } from "./index.ts";
+import { atEdge } from "./testing.ts";
 
 const seed = Number(process.env.SEED ?? 20260102);
 const reference = openDevice({ rung: "reference" });
@@ -248,24 +248,6 @@ test("machine code is the formula and the reference on every instruction set", (
     }
   }
 });
-
-/**
- * The same numbers in memory that ends where a page ends that is not there: a step beyond is fatal.
- */
-function atEdge<T extends Tensor>(tensor: T): T {
-  const { dtype, shape, data } = tensor;
-  const bytes = Math.ceil(data.byteLength / pageBytes) * pageBytes;
-  const address = map(bytes + pageBytes);
-  unmap(address + bytes, pageBytes);
-  const start = bytes - data.byteLength;
-  const buffer = viewAt(address, bytes);
-  const copy =
-    dtype === "bf16"
-      ? new Uint16Array(buffer, start, data.length)
-      : new Float32Array(buffer, start, data.length);
-  copy.set(data);
-  return tensorOf(dtype, shape, copy as T["data"]) as T;
-}
 
 test("nothing beyond the last element of an operand is touched", () => {
   for (const device of machines) {

@@ -1,10 +1,19 @@
-/** @file Door of `flash-mla`: attention over a paged latent cache. */
+/** @file Door of `flash-mla`: attention over a paged latent cache, and upstream's functions. */
 import type { Device } from "../device/index.ts";
 import { checkCall } from "./checks.ts";
 import * as reference from "./reference.ts";
 import type { MlaCall } from "./types.ts";
 import * as x86 from "./x86.ts";
 
+export { flashMlaWithKvCache } from "./decode.ts";
+export type { FlashMlaOptions, FlashMlaResult } from "./decode-types.ts";
+export { dequantiseKvCache, type QuantiseKvOptions, quantiseKvCache } from "./latent-fp8.ts";
+export { getMlaMetadata, type MlaMetadata, type MlaMetadataOptions } from "./metadata.ts";
+export {
+  flashMlaSparseFwd,
+  type SparseFwdOptions,
+  type SparseFwdResult,
+} from "./sparse-prefill.ts";
 export { type MlaCall, type MlaSequence, pageTokens } from "./types.ts";
 
 /**

@@ -1,0 +1,315 @@
+/**
+ * @file The two products of `flash-x86`.
+ *
+ * Scores: lanes are rows, a key's elements are broadcast from where they lie, the queries stand as
+ * `[step][lane]`. Values: lanes are dimensions, a row's weights are broadcast. Where pairs are
+ * multiplied, two keys' values must be interleaved: the first score tile that reads the keys does
+ * it in the shadow of its products, so that a page is read once. Interleaving within 128-bit lanes
+ * permutes the dimensions; storing the result as bf16 puts them back (`x86-flash-results.ts`).
+ */
+import {
+  type Assembler,
+  bcst,
+  type Gpr,
+  hasAvx512,
+  type Label,
+  mem,
+  r8,
+  r9,
+  r10,
+  r11,
+  r12,
+  rax,
+  rcx,
+  rdx,
+  type Vec,
+  ymm,
+  zmm,
+} from "../codegen/index.ts";
+import type { FlashShape } from "./x86-flash-layout.ts";
+
+/** Vectors of rows that a score tile can take together. */
+export function scoreVectorsMax(shape: FlashShape): number {
+  return hasAvx512(shape.isa) ? 2 : 1;
+}
+
+/** Keys of a score tile; a divisor of 16, so that tiles never cross a run. */
+export function scoreTileKeys(shape: FlashShape, vectors: number): number {
+  return hasAvx512(shape.isa) ? 16 / vectors : 8;
+}
+
+/** Operands of a score tile, all clobbered but `aheadStep`. */
+export const scoreTile: Readonly<
+  Record<"queries" | "keys" | "scores" | "pairs" | "ahead" | "aheadStep", Gpr>
+> = {
+  /** Addresses of the first vector's queries, of the first key, and of its scores. */
+  queries: r8,
+  keys: r9,
+  scores: r10,
+  /** Where the first two keys' pairs go. */
+  pairs: r12,
+  /** A place to ask for at every other step, and bytes to the next. */
+  ahead: rdx,
+  aheadStep: r11,
+};
+
+const unrolled = 4;
+
+function vectorOf(shape: FlashShape): (code: number) => Vec {
+  return hasAvx512(shape.isa) ? zmm : ymm;
+}
+
+/** acc += a * b, of pairs of bf16 or of float32. */
+function multiply(asm: Assembler, shape: FlashShape, acc: Vec, a: Vec, b: Vec): void {
+  if (shape.isDot) asm.vdpbf16ps(acc, a, b);
+  else asm.vfmadd231ps(acc, a, b);
+}
+
+/**
+ * Scores of `scoreTileKeys` keys against `vectors` vectors of rows, unscaled, each key's at the
+ * next vector of `scores` (the second vector of rows `spanKeys` further on). `pairs`: on the way,
+ * interleaves the keys' values two by two. Clobbers rax.
+ */
+export function emitScoreTile(
+  asm: Assembler,
+  shape: FlashShape,
+  vectors: number,
+  pairs: boolean,
+): void {
+  new ScoreTile(asm, shape, vectors).emit(pairs);
+}
+
+class ScoreTile {
+  private readonly asm: Assembler;
+  private readonly shape: FlashShape;
+  private readonly vectors: number;
+  private readonly vec: (code: number) => Vec;
+  private readonly tileKeys: number;
+  private readonly sums: number;
+  /**
+   * Two loads a cycle limit the processor where each product broadcasts from memory: every fourth
+   * key's elements are then loaded four at a time, and broadcast by a shuffle.
+   */
+  private readonly hasQuads: boolean;
+
+  constructor(asm: Assembler, shape: FlashShape, vectors: number) {
+    this.asm = asm;
+    this.shape = shape;
+    this.vectors = vectors;
+    this.vec = vectorOf(shape);
+    this.tileKeys = scoreTileKeys(shape, vectors);
+    this.sums = this.tileKeys * vectors;
+    this.hasQuads = vectors === 1 && hasAvx512(shape.isa);
+  }
+
+  emit(pairs: boolean): void {
+    const { asm, shape, vec, sums, vectors } = this;
+    for (let i = 0; i < sums; i++) asm.vxorps(vec(i).x, vec(i).x, vec(i).x);
+    const paired = pairs ? (shape.slabs * shape.slabDims) / 2 : 0;
+    if (pairs) {
+      this.loop(shape.slabs, () => {
+        const slabSteps = shape.slabDims / 2;
+        for (let i = 0; i < slabSteps; i += unrolled) this.turn(i, (step) => this.pair(step));
+        this.advance(slabSteps);
+        asm.add(scoreTile.pairs, (shape.spanKeys / 2) * shape.slabBytes);
+      });
+    }
+    const rest = shape.steps - paired;
+    if (rest >= unrolled) {
+      this.loop(Math.floor(rest / unrolled), () => {
+        this.turn(0, () => {});
+        this.advance(unrolled);
+      });
+    }
+    for (let i = 0; i < rest % unrolled; i++) this.step(i, false);
+    for (let i = 0; i < sums; i++) {
+      const [key, v] = [Math.floor(i / vectors), i % vectors];
+      const disp = (key + v * shape.spanKeys) * shape.vectorBytes;
+      asm.vmovups(mem(scoreTile.scores, { disp }), vec(i));
+    }
+  }
+
+  private loop(count: number, body: () => void): void {
+    const { asm } = this;
+    asm.mov(rax.d, count);
+    asm.align(32);
+    const loop = asm.here("steps");
+    body();
+    asm.dec(rax.d);
+    asm.jne(loop);
+  }
+
+  private advance(count: number): void {
+    this.asm.add(scoreTile.queries, count * this.shape.vectorBytes);
+    this.asm.add(scoreTile.keys, 4 * count);
+  }
+
+  /** Four steps from `first` on. */
+  private turn(first: number, between: (step: number) => void): void {
+    const { asm, shape, tileKeys } = this;
+    if (this.hasQuads) {
+      for (let key = 3; key < tileKeys; key += 4) {
+        const place = mem(scoreTile.keys, { disp: key * shape.keyBytes + 4 * first });
+        asm.vbroadcasti32x4(this.quad(key), place);
+      }
+    }
+    for (let i = first; i < first + unrolled; i++) {
+      this.step(i, this.hasQuads);
+      between(i);
+    }
+  }
+
+  private quad(key: number): Vec {
+    return this.vec(this.sums + 1 + (key >> 2));
+  }
+
+  private step(index: number, isQuad: boolean): void {
+    const { asm, shape, vectors, vec, sums } = this;
+    const { steps, vectorBytes, keyBytes } = shape;
+    const { queries, keys, ahead, aheadStep } = scoreTile;
+    const queryOf = (v: number) => vec(sums + v);
+    for (let v = 0; v < vectors; v++) {
+      const disp = (index + v * steps) * vectorBytes;
+      asm.vmovups(queryOf(v), mem(queries, { disp }));
+    }
+    if (!shape.stagesKeys && index % 2 === 0) {
+      asm.prefetcht0(mem(ahead));
+      asm.add(ahead, aheadStep);
+    }
+    const spares = hasAvx512(shape.isa) ? 4 : 6;
+    for (let key = 0; key < this.tileKeys; key++) {
+      const place = mem(keys, { disp: key * keyBytes + 4 * index });
+      if (isQuad && key % 4 === 3) {
+        const value = vec(sums + 5 + ((key >> 2) % 2));
+        asm.vpshufd(value, this.quad(key), 0x55 * (index % unrolled));
+        multiply(asm, shape, vec(key), queryOf(0), value);
+      } else if (vectors === 1 && hasAvx512(shape.isa)) {
+        if (shape.isDot) asm.vdpbf16ps(vec(key), queryOf(0), bcst(place));
+        else asm.vfmadd231ps(vec(key), queryOf(0), bcst(place));
+      } else {
+        const value = vec(sums + vectors + (key % spares));
+        asm.vbroadcastss(value, place);
+        for (let v = 0; v < vectors; v++) {
+          multiply(asm, shape, vec(key * vectors + v), queryOf(v), value);
+        }
+      }
+    }
+  }
+
+  /** Interleaves a pair of keys, or none: all pairs of 32 dimensions within 16 steps. */
+  private pair(step: number): void {
+    const { asm, shape, vec, tileKeys } = this;
+    const pairs = tileKeys / 2;
+    const every = 16 / pairs;
+    if (step % every !== 0) return;
+    const [half, index] = [step >> 4, (step % 16) / every];
+    const [low, high, other] = [vec(29), vec(30), vec(31)];
+    const place = mem(scoreTile.keys, { disp: 2 * index * shape.keyBytes + 64 * half });
+    asm.vmovups(low, place);
+    asm.vmovups(other, place.plus(shape.keyBytes));
+    asm.vpunpckhwd(high, low, other);
+    asm.vpunpcklwd(low, low, other);
+    const disp = index * shape.slabBytes + 2 * 64 * half;
+    asm.vmovups(mem(scoreTile.pairs, { disp }), low);
+    asm.vmovups(mem(scoreTile.pairs, { disp: disp + 64 }), high);
+  }
+}
+
+/** Operands of a value tile; all but `aheadStep` are clobbered, and so is rax. */
+export const valueTile: Readonly<
+  Record<"weights" | "values" | "out" | "factors" | "steps" | "ahead" | "aheadStep", Gpr>
+> = {
+  /** Addresses of the first row's weights, results, and factor of its past results. */
+  weights: r8,
+  out: r10,
+  factors: r11,
+  /** Address of the slab's values (pairs of keys, or float32 rows), and how many. */
+  values: r9,
+  steps: rcx,
+  /** A place to ask for at each step, and bytes to the next. */
+  ahead: rdx,
+  aheadStep: r12,
+};
+
+/**
+ * A subroutine: results of `rows` rows and a slab of dimensions = factor * results + weights *
+ * values.
+ */
+export function emitValueTile(asm: Assembler, shape: FlashShape, rows: number): Label {
+  asm.align(64);
+  const label = asm.here(`values-${rows}`);
+  const { out, factors } = valueTile;
+  const vec = vectorOf(shape);
+  const vectors = shape.slabBytes / shape.vectorBytes;
+  const factor = vec(rows * vectors);
+  for (let row = 0; row < rows; row++) {
+    asm.vbroadcastss(factor, mem(factors, { disp: 4 * row }));
+    for (let v = 0; v < vectors; v++) {
+      const disp = row * shape.slabBytes + v * shape.vectorBytes;
+      asm.vmulps(vec(row * vectors + v), factor, mem(out, { disp }));
+    }
+  }
+  emitSteps(asm, shape, rows);
+  for (let row = 0; row < rows; row++) {
+    for (let v = 0; v < vectors; v++) {
+      const disp = row * shape.slabBytes + v * shape.vectorBytes;
+      asm.vmovups(mem(out, { disp }), vec(row * vectors + v));
+    }
+  }
+  asm.ret();
+  return label;
+}
+
+/** One step of all rows, the values in the registers behind the sums. */
+function emitProducts(asm: Assembler, shape: FlashShape, rows: number, step: number): void {
+  const vec = vectorOf(shape);
+  const vectors = shape.slabBytes / shape.vectorBytes;
+  const spare = rows * vectors + vectors;
+  if (!shape.stagesKeys) {
+    asm.prefetcht0(mem(valueTile.ahead));
+    asm.add(valueTile.ahead, valueTile.aheadStep);
+  }
+  for (let row = 0; row < rows; row++) {
+    const weight = vec(spare + (hasAvx512(shape.isa) ? row % 2 : 0));
+    const disp = step * shape.vectorBytes + 4 * row;
+    asm.vbroadcastss(weight, mem(valueTile.weights, { disp }));
+    for (let v = 0; v < vectors; v++) {
+      multiply(asm, shape, vec(row * vectors + v), vec(rows * vectors + v), weight);
+    }
+  }
+}
+
+/** Steps over pairs in scratch memory, or over rows of float32. */
+function emitSteps(asm: Assembler, shape: FlashShape, rows: number): void {
+  const { weights, values, steps } = valueTile;
+  const vec = vectorOf(shape);
+  const vectors = shape.slabBytes / shape.vectorBytes;
+  const stride = shape.isDot ? shape.slabBytes : shape.valueBytes;
+  const step = (index: number): void => {
+    for (let v = 0; v < vectors; v++) {
+      const disp = index * stride + v * shape.vectorBytes;
+      asm.vmovups(vec(rows * vectors + v), mem(values, { disp }));
+    }
+    emitProducts(asm, shape, rows, index);
+  };
+  const advance = (count: number): void => {
+    asm.add(values, count * stride);
+    asm.add(weights, count * shape.vectorBytes);
+  };
+  const [rest, end] = [asm.label("rest"), asm.label("end")];
+  asm.mov(rax.d, steps.d);
+  asm.shr(rax.d, 1);
+  asm.je(rest);
+  asm.align(32);
+  const loop = asm.here("steps");
+  step(0);
+  step(1);
+  advance(2);
+  asm.dec(rax.d);
+  asm.jne(loop);
+  asm.bind(rest);
+  asm.test(steps.d, 1);
+  asm.je(end);
+  step(0);
+  asm.bind(end);
+}
