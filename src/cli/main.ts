@@ -16,6 +16,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   eplb: async () => (await import("./eplb.ts")).eplb,
   dualpipe: async () => (await import("./dualpipe.ts")).dualpipe,
   plan: async () => (await import("./plan.ts")).plan,
+  graysort: async () => (await import("./graysort.ts")).graysort,
 };
 
 async function overview(): Promise<string> {
