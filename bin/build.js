@@ -27,7 +27,7 @@ function sweep(sources) {
   const wanted = new Set(sources.map((file) => file.replace(/^src/, "dist").replace(/\.ts$/, "")));
   for (const file of filesUnder("dist")) {
     if (file.startsWith(join("dist", "web", "page")) || file.endsWith(".tsbuildinfo")) continue;
-    if (!wanted.has(file.replace(/(\.d)?\.[jt]s$/, ""))) rmSync(file);
+    if (!wanted.has(file.replace(/(\.d)?\.[jt]s(\.map)?$/, ""))) rmSync(file);
   }
 }
 

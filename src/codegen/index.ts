@@ -1,4 +1,6 @@
 /** @file Door of `codegen`: machine code from TypeScript. */
+
+export * from "./ptx/index.ts";
 export { Assembler, type InstructionMethods } from "./x86/assembler.ts";
 export { hasAvx512, type Isa } from "./x86/isa.ts";
 export * from "./x86/registers.ts";
