@@ -11,7 +11,7 @@ const floors: Record<string, number> = {
   native: 1,
   trace: 1,
   tensor: 2,
-  codegen: 2,
+  codegen: 2.5, // above tensor, whose conversions the emulator needs
   transport: 2,
   kv: 2,
   device: 3,

@@ -42,6 +42,13 @@ export { fp8MqaLogits, fp8PagedMqaLogits, getPagedMqaLogitsMetadata } from "./mq
 export type { GroupedWeights, Weights } from "./operands.ts";
 export { packWeights } from "./pack.ts";
 export {
+  type Fp8Addresses,
+  type Fp8Config,
+  fp8Arguments,
+  fp8GemmKernel,
+} from "./ptx-fp8.ts";
+export { type CardModel, type GemmPlan, hopperFp8Card, planGemm } from "./ptx-heuristics.ts";
+export {
   getKGroupedMnMajorTmaAlignedPackedUe8m0Tensor,
   getMnMajorTmaAlignedPackedUe8m0Tensor,
   getMnMajorTmaAlignedTensor,
