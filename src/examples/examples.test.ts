@@ -29,6 +29,7 @@ const wanted: Readonly<Record<string, readonly RegExp[]>> = {
     /^zb-v {9}4 ranks/,
     /^search: 248 before, 2[34]\d after, shorter$/,
   ],
+  smallpond: [/^DEEP: 100 to 104$/, /^POND: 300 to 304$/, /^SEEK: 200 to 204$/],
 };
 
 const examples = readdirSync(folder)
