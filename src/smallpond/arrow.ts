@@ -43,7 +43,7 @@ import { type Column, type FixedColumn, isValid, sliceColumn, unsupported } from
 import { columnOf } from "./column-builder.ts";
 
 /** The metadata key under which a field keeps its DuckDB type. */
-export const typeKey = "duckdb.type";
+const typeKey = "duckdb.type";
 
 /** An Arrow batch of these columns; `names` are theirs, in order. */
 export function toRecordBatch(names: readonly string[], columns: readonly Column[]): RecordBatch {

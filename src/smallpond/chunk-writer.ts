@@ -4,7 +4,7 @@ import duckdb, { type Vector } from "@duckdb/node-bindings";
 import { type Column, sliceColumn } from "./column.ts";
 
 /** The most rows of one chunk. */
-export const chunkRowsMax = 2048;
+const chunkRowsMax = 2048;
 
 /** The rows of `columns` (all of one length) as chunks. */
 export function* writeChunks(

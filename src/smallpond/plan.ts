@@ -101,7 +101,7 @@ export interface LimitNode {
 }
 
 /** The rows of all inputs; columns are matched by name. */
-export interface UnionNode {
+interface UnionNode {
   readonly op: "union";
   readonly inputs: readonly Node[];
   readonly where: string | undefined;

@@ -132,7 +132,7 @@ export function hashOf(text: string): string {
 }
 
 /** A query with these columns and no rows. */
-export function emptyQuery(fields: readonly Field[]): string {
+function emptyQuery(fields: readonly Field[]): string {
   const list = fields.map(({ name, type }) => `NULL::${type} AS ${quoteName(name)}`);
   return `SELECT ${list.join(", ")} WHERE false`;
 }

@@ -95,7 +95,7 @@ async function copy(
 }
 
 /** DuckDB refuses values that a query does not name. */
-export function usedParameters(
+function usedParameters(
   sql: string,
   parameters: Readonly<Record<string, WireValue>>,
 ): Record<string, WireValue> {

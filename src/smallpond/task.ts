@@ -102,7 +102,7 @@ const textCarried =
   /\b(HUGEINT|UHUGEINT|BIT|INTERVAL|TIME WITH TIME ZONE|TIME_NS|BIGNUM|TIMESTAMP_S|TIMESTAMP_MS)\b|ENUM\((?:[^()']|'(?:[^']|'')*')*\)/g;
 
 /** The type in which a file holds values of `type`: itself, or with text for what Parquet lacks. */
-export function carrierOf(type: string): string {
+function carrierOf(type: string): string {
   // Names of struct members are quoted, so they are set aside before types are replaced.
   return type
     .split(/("(?:[^"]|"")*")/)
@@ -133,7 +133,7 @@ export function sinkList(fields: readonly Field[], format: Task["format"]): stri
 }
 
 /** A select list that casts what a file of ours holds back to its types. */
-export function restoreList(fields: readonly Field[]): string {
+function restoreList(fields: readonly Field[]): string {
   return fields
     .map(({ name, type }) => {
       const quoted = quoteName(name);
