@@ -10,6 +10,18 @@ export type { FlashMlaOptions, FlashMlaResult } from "./decode-types.ts";
 export { dequantiseKvCache, type QuantiseKvOptions, quantiseKvCache } from "./latent-fp8.ts";
 export { getMlaMetadata, type MlaMetadata, type MlaMetadataOptions } from "./metadata.ts";
 export {
+  flashAttnVarlenFunc,
+  flashAttnVarlenKvpackedFunc,
+  flashAttnVarlenQkvpackedFunc,
+  type VarlenOptions,
+  type VarlenResult,
+} from "./prefill.ts";
+export {
+  flashAttnVarlenBackward,
+  type VarlenBackwardOptions,
+  type VarlenGradients,
+} from "./prefill-backward.ts";
+export {
   flashMlaSparseFwd,
   type SparseFwdOptions,
   type SparseFwdResult,
