@@ -9,13 +9,13 @@ import type { Tensor } from "../tensor/index.ts";
 import { firstVisible, type VarlenSequence } from "./prefill.ts";
 import type { BackwardCall } from "./prefill-backward.ts";
 import {
-  emitGradientProgram,
   type GradientShape,
   gradientArguments,
   gradientShapeOf,
   gradientTask,
   spanKeys,
-} from "./x86-flash-gradient-program.ts";
+} from "./x86-flash-gradient-layout.ts";
+import { emitGradientProgram } from "./x86-flash-gradient-program.ts";
 
 interface Workshop {
   readonly programs: Map<string, { readonly shape: GradientShape; readonly kernel: number }>;
