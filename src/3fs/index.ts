@@ -22,6 +22,15 @@ export type {
   Primary,
   TargetReport,
 } from "./mgmtd/types.ts";
+export { planPlacement } from "./placement/plan.ts";
+export { type Rebalance, rebalancePlacement } from "./placement/rebalance.ts";
+export type {
+  PairSpread,
+  Placement,
+  PlacementNode,
+  PlacementOptions,
+  TargetMove,
+} from "./placement/types.ts";
 export { chainOfChunk, Routing, takesWrites } from "./routing.ts";
 export {
   type ChainId,
