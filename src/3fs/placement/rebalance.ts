@@ -51,7 +51,8 @@ export function rebalancePlacement(
   const fewestMoves = excess.reduce((sum, count) => sum + Math.max(0, count), 0);
   const table = new PairTable(ids.length, chains);
   const random = new Random(seed);
-  const moves = firstMoves(table, excess, random);
+  settle(table, chains, excess, random);
+  const moves = movesBetween(chains, table.chains);
   improve(table, moves, random, Math.round(effort * Math.min(400_000, 2000 * moves.length)));
   const named = moves.map(({ chain, from, to }) => ({ chain, from: ids[from], to: ids[to] }));
   return {
@@ -95,53 +96,109 @@ function sharesOf(
   return shares;
 }
 
-/** Moves that bring every node to its share: cheapest first; where one is stuck, through a third chain. */
-function firstMoves(table: PairTable, excess: number[], random: Random): Move[] {
-  const moves: Move[] = [];
-  const makeMove = (chain: number, from: number, to: number): void => {
-    table.replace(table.chains[chain], from, to);
-    moves.push({ chain, from, to });
-    excess[from]--;
-    excess[to]++;
-  };
+/**
+ * Brings every node to its share in place: the cheapest replica first; where none can go straight to a
+ * node with room, by the shortest chain of changes that moves no more replicas in all.
+ */
+function settle(
+  table: PairTable,
+  original: readonly (readonly number[])[],
+  excess: number[],
+  random: Random,
+): void {
   const nodes = excess.map((_, node) => node);
+  const order = table.chains.map((_, chain) => chain);
   while (excess.some((count) => count > 0)) {
     const from = nodes.reduce((best, node) => (excess[node] > excess[best] ? node : best));
-    let best: { chain: number; to: number; delta: number } | undefined;
-    for (const chain of random.shuffle(table.chains.map((_, i) => i))) {
+    let best: Move | undefined;
+    let least = Infinity;
+    for (const chain of random.shuffle(order)) {
       const members = table.chains[chain];
       if (!members.includes(from)) continue;
       for (const to of nodes) {
         if (excess[to] >= 0 || members.includes(to)) continue;
         const delta = table.replaceDelta(members, from, to);
-        if (!best || delta < best.delta) best = { chain, to, delta };
+        if (delta < least) [best, least] = [{ chain, from, to }, delta];
       }
     }
-    if (best) makeMove(best.chain, from, best.to);
-    else makeDetour(table, excess, from, makeMove);
+    const path = best
+      ? [best]
+      : (pathToRoom(table, original, excess, from) ?? detour(table, excess, from));
+    for (const { chain, from: leaver, to } of path) {
+      table.replace(table.chains[chain], leaver, to);
+      excess[leaver]--;
+      excess[to]++;
+    }
   }
-  return moves;
 }
 
-/** Every chain of `from` has all nodes with room: another node takes its place, and gives one up. */
-function makeDetour(
+/**
+ * Changes by which `from` gives up a replica to a node with room: along the way a node may only take
+ * back a replica that it gave up before, or pass on one that it was given, so that the number of
+ * replicas moved grows by one (an augmenting path of the flow from full nodes through chains).
+ */
+function pathToRoom(
   table: PairTable,
+  original: readonly (readonly number[])[],
   excess: readonly number[],
   from: number,
-  makeMove: (chain: number, from: number, to: number) => void,
-): void {
+): Move[] | undefined {
+  interface Step {
+    readonly node: number;
+    readonly isNew: boolean;
+    readonly by?: Move;
+    readonly before?: Step;
+  }
+  const seen = new Set<string>([`${from} false`]);
+  const queue: Step[] = [{ node: from, isNew: false }];
+  for (const step of queue) {
+    if (step.by && step.isNew && excess[step.node] < 0) {
+      const path: Move[] = [];
+      for (let at: Step | undefined = step; at?.by; at = at.before) path.unshift(at.by);
+      return path;
+    }
+    for (const [chain, members] of table.chains.entries()) {
+      const joined = !original[chain].includes(step.node);
+      if (!members.includes(step.node) || joined !== step.isNew) continue;
+      for (let node = 0; node < excess.length; node++) {
+        const isNew = !original[chain].includes(node);
+        const key = `${node} ${isNew}`;
+        if (members.includes(node) || seen.has(key)) continue;
+        seen.add(key);
+        queue.push({ node, isNew, by: { chain, from: step.node, to: node }, before: step });
+      }
+    }
+  }
+  return undefined;
+}
+
+/** No such path: a third node takes the replica, and gives up one of another chain that has room. */
+function detour(table: PairTable, excess: readonly number[], from: number): Move[] {
   const to = excess.findIndex((count) => count < 0);
   for (const [other, members] of table.chains.entries()) {
     if (members.includes(to)) continue;
     for (const middle of members) {
       const chain = table.chains.findIndex((held) => held.includes(from) && !held.includes(middle));
       if (middle === from || chain < 0) continue;
-      makeMove(chain, from, middle);
-      makeMove(other, middle, to);
-      return;
+      return [
+        { chain, from, to: middle },
+        { chain: other, from: middle, to },
+      ];
     }
   }
   throw new Error("a node below its share is in every chain");
+}
+
+/** What changed, as one move a replica. */
+function movesBetween(
+  before: readonly (readonly number[])[],
+  after: readonly (readonly number[])[],
+): Move[] {
+  return before.flatMap((chain, i) => {
+    const joined = after[i].filter((node) => !chain.includes(node));
+    const left = chain.filter((node) => !after[i].includes(node));
+    return left.map((from, k) => ({ chain: i, from, to: joined[k] }));
+  });
 }
 
 /** Exchanges the destinations of two moves, or moves another replica of the same node, if that evens. */
