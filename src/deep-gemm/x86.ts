@@ -71,7 +71,7 @@ class Kernels {
 }
 
 /** The arguments of one launch: written once, then run any number of times. */
-class Launch {
+export class Launch {
   private readonly kernels: Kernels;
   private readonly header: ArgumentBlock;
   private readonly ends: ArgumentBlock;
@@ -117,6 +117,12 @@ class Launch {
 
   run(): void {
     this.kernels.device.launch(this.kernel, this.header.address, this.tasks);
+  }
+
+  /** Runs it so often by the calling thread alone, without leaving machine code. */
+  repeat(times: number): void {
+    assert(this.tasks === 1, () => `tasks of a launch to repeat: got ${this.tasks}, wanted 1`);
+    this.kernels.device.launch(this.kernel, this.header.address, times);
   }
 
   /** Writes the record of `group`, whose m is not 0, and returns its number of tasks. */
@@ -185,11 +191,7 @@ export function launchGemm(device: Device, isa: Isa, groups: readonly PanelGroup
 }
 
 /** The same, as arguments of its own that can be run again and again. */
-export function prepareLaunch(
-  device: Device,
-  isa: Isa,
-  groups: readonly PanelGroup[],
-): { run(): void } {
+export function prepareLaunch(device: Device, isa: Isa, groups: readonly PanelGroup[]): Launch {
   const launch = new Launch(launcherOf(device, isa).kernels, groups.length);
   launch.write(groups);
   return launch;
