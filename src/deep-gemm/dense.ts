@@ -12,7 +12,6 @@ import { transpose } from "./convert.ts";
 import { gemm } from "./gemm.ts";
 import { checkOutput, packOne, placeC, plainRows, scaledRows, type Weights } from "./operands.ts";
 import type { Activations, PackedWeights } from "./types.ts";
-import { duringCall } from "./workspace.ts";
 
 /**
  * D = A B^T (+ C) for float32 A `[m, k]` and float32 or bf16 B `[n, k]`; D and C are float32
@@ -25,9 +24,7 @@ export function f32GemmNt(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  duringCall(device, () =>
-    multiply(device, plainRows("f32", a, 2), packOne(device, b, "f32"), d, c),
-  );
+  multiply(device, plainRows("f32", a, 2), packOne(device, b, "f32"), d, c);
 }
 
 /** D = A B^T (+ C) for bf16 A `[m, k]` and B `[n, k]`; D and C are float32 `[m, n]`, C may be D. */
@@ -38,9 +35,7 @@ export function bf16GemmNt(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  duringCall(device, () =>
-    multiply(device, plainRows("bf16", a, 2), packOne(device, b, "bf16"), d, c),
-  );
+  multiply(device, plainRows("bf16", a, 2), packOne(device, b, "bf16"), d, c);
 }
 
 /** D = A B (+ C): as `bf16GemmNt`, for B `[k, n]`. */
@@ -51,9 +46,7 @@ export function bf16GemmNn(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  duringCall(device, () =>
-    multiply(device, plainRows("bf16", a, 2), packOne(device, b, "bf16", true), d, c),
-  );
+  multiply(device, plainRows("bf16", a, 2), packOne(device, b, "bf16", true), d, c);
 }
 
 /** D = A^T B (+ C): as `bf16GemmNt`, for A `[k, m]` and B `[k, n]`. */
@@ -64,9 +57,7 @@ export function bf16GemmTn(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  duringCall(device, () =>
-    multiply(device, columnsAsRows(device, a), packOne(device, b, "bf16", true), d, c),
-  );
+  multiply(device, columnsAsRows(device, a), packOne(device, b, "bf16", true), d, c);
 }
 
 /** D = A^T B^T (+ C): as `bf16GemmNt`, for A `[k, m]`. */
@@ -77,9 +68,7 @@ export function bf16GemmTt(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  duringCall(device, () =>
-    multiply(device, columnsAsRows(device, a), packOne(device, b, "bf16"), d, c),
-  );
+  multiply(device, columnsAsRows(device, a), packOne(device, b, "bf16"), d, c);
 }
 
 /**
@@ -94,9 +83,7 @@ export function fp8GemmNt(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  duringCall(device, () =>
-    multiply(device, scaledRows(device, a, 2), packOne(device, b, "f8e4m3"), d, c),
-  );
+  multiply(device, scaledRows(device, a, 2), packOne(device, b, "f8e4m3"), d, c);
 }
 
 function columnsAsRows(device: Device, a: Tensor<"bf16">): Activations {

@@ -19,7 +19,6 @@ import {
   scaledRows,
 } from "./operands.ts";
 import type { Activations, GemmGroup, PackedWeights } from "./types.ts";
-import { duringCall } from "./workspace.ts";
 
 /** How the rows of a contiguous layout are given and treated. */
 export interface ContiguousOptions {
@@ -46,10 +45,8 @@ export function mGroupedF32GemmNtContiguous(
   groupedLayout: Tensor<"i32">,
   options?: ContiguousOptions,
 ): void {
-  duringCall(device, () => {
-    const rows = plainRows("f32", a, 2);
-    contiguous(device, rows, packAll(device, b, "f32"), d, groupedLayout, options);
-  });
+  const rows = plainRows("f32", a, 2);
+  contiguous(device, rows, packAll(device, b, "f32"), d, groupedLayout, options);
 }
 
 /** As `mGroupedF32GemmNtContiguous`, for bf16 A and B. */
@@ -61,10 +58,8 @@ export function mGroupedBf16GemmNtContiguous(
   groupedLayout: Tensor<"i32">,
   options?: ContiguousOptions,
 ): void {
-  duringCall(device, () => {
-    const rows = plainRows("bf16", a, 2);
-    contiguous(device, rows, packAll(device, b, "bf16"), d, groupedLayout, options);
-  });
+  const rows = plainRows("bf16", a, 2);
+  contiguous(device, rows, packAll(device, b, "bf16"), d, groupedLayout, options);
 }
 
 /** As `mGroupedBf16GemmNtContiguous`, for B `[groups, k, n]`: D[i] = A[i] B[g]. */
@@ -76,10 +71,8 @@ export function mGroupedBf16GemmNnContiguous(
   groupedLayout: Tensor<"i32">,
   options?: ContiguousOptions,
 ): void {
-  duringCall(device, () => {
-    const rows = plainRows("bf16", a, 2);
-    contiguous(device, rows, packAll(device, b, "bf16", true), d, groupedLayout, options);
-  });
+  const rows = plainRows("bf16", a, 2);
+  contiguous(device, rows, packAll(device, b, "bf16", true), d, groupedLayout, options);
 }
 
 /**
@@ -94,10 +87,8 @@ export function mGroupedFp8GemmNtContiguous(
   groupedLayout: Tensor<"i32">,
   options?: ContiguousOptions,
 ): void {
-  duringCall(device, () => {
-    const rows = scaledRows(device, a, 2);
-    contiguous(device, rows, packAll(device, b, "f8e4m3"), d, groupedLayout, options);
-  });
+  const rows = scaledRows(device, a, 2);
+  contiguous(device, rows, packAll(device, b, "f8e4m3"), d, groupedLayout, options);
 }
 
 /**
@@ -114,9 +105,7 @@ export function mGroupedF32GemmNtMasked(
   maskedM: Tensor<"i32">,
   _expectedM?: number,
 ): void {
-  duringCall(device, () =>
-    masked(device, plainRows("f32", a, 3), packAll(device, b, "f32"), d, maskedM),
-  );
+  masked(device, plainRows("f32", a, 3), packAll(device, b, "f32"), d, maskedM);
 }
 
 /** As `mGroupedF32GemmNtMasked`, for bf16 A and B. */
@@ -128,9 +117,7 @@ export function mGroupedBf16GemmNtMasked(
   maskedM: Tensor<"i32">,
   _expectedM?: number,
 ): void {
-  duringCall(device, () =>
-    masked(device, plainRows("bf16", a, 3), packAll(device, b, "bf16"), d, maskedM),
-  );
+  masked(device, plainRows("bf16", a, 3), packAll(device, b, "bf16"), d, maskedM);
 }
 
 /**
@@ -145,9 +132,7 @@ export function mGroupedFp8GemmNtMasked(
   maskedM: Tensor<"i32">,
   _expectedM?: number,
 ): void {
-  duringCall(device, () =>
-    masked(device, scaledRows(device, a, 3), packAll(device, b, "f8e4m3"), d, maskedM),
-  );
+  masked(device, scaledRows(device, a, 3), packAll(device, b, "f8e4m3"), d, maskedM);
 }
 
 /** Rows `from` to `to` of one group; -1 is padding. */

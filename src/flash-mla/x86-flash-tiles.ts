@@ -29,12 +29,12 @@ import {
 import type { FlashShape } from "./x86-flash-layout.ts";
 
 /** Vectors of rows that a score tile can take together. */
-export function scoreVectorsMax(shape: Pick<FlashShape, "isa">): number {
+export function scoreVectorsMax(shape: FlashShape): number {
   return hasAvx512(shape.isa) ? 2 : 1;
 }
 
 /** Keys of a score tile; a divisor of 16, so that tiles never cross a run. */
-export function scoreTileKeys(shape: Pick<FlashShape, "isa">, vectors: number): number {
+export function scoreTileKeys(shape: FlashShape, vectors: number): number {
   return hasAvx512(shape.isa) ? 16 / vectors : 8;
 }
 
@@ -55,36 +55,15 @@ export const scoreTile: Readonly<
 
 const unrolled = 4;
 
-function vectorOf(shape: Pick<FlashShape, "isa">): (code: number) => Vec {
+function vectorOf(shape: FlashShape): (code: number) => Vec {
   return hasAvx512(shape.isa) ? zmm : ymm;
 }
 
 /** acc += a * b, of pairs of bf16 or of float32. */
-function multiply(
-  asm: Assembler,
-  shape: Pick<FlashShape, "isDot">,
-  acc: Vec,
-  a: Vec,
-  b: Vec,
-): void {
+function multiply(asm: Assembler, shape: FlashShape, acc: Vec, a: Vec, b: Vec): void {
   if (shape.isDot) asm.vdpbf16ps(acc, a, b);
   else asm.vfmadd231ps(acc, a, b);
 }
-
-/** What of a shape score tiles depend on. */
-export type ScoreTileShape = Pick<
-  FlashShape,
-  | "isa"
-  | "isDot"
-  | "vectorBytes"
-  | "steps"
-  | "keyBytes"
-  | "stagesKeys"
-  | "spanKeys"
-  | "slabs"
-  | "slabDims"
-  | "slabBytes"
->;
 
 /**
  * Scores of `scoreTileKeys` keys against `vectors` vectors of rows, unscaled, each key's at the
@@ -93,7 +72,7 @@ export type ScoreTileShape = Pick<
  */
 export function emitScoreTile(
   asm: Assembler,
-  shape: ScoreTileShape,
+  shape: FlashShape,
   vectors: number,
   pairs: boolean,
 ): void {
@@ -102,7 +81,7 @@ export function emitScoreTile(
 
 class ScoreTile {
   private readonly asm: Assembler;
-  private readonly shape: ScoreTileShape;
+  private readonly shape: FlashShape;
   private readonly vectors: number;
   private readonly vec: (code: number) => Vec;
   private readonly tileKeys: number;
@@ -113,7 +92,7 @@ class ScoreTile {
    */
   private readonly hasQuads: boolean;
 
-  constructor(asm: Assembler, shape: ScoreTileShape, vectors: number) {
+  constructor(asm: Assembler, shape: FlashShape, vectors: number) {
     this.asm = asm;
     this.shape = shape;
     this.vectors = vectors;
@@ -252,21 +231,11 @@ export const valueTile: Readonly<
   aheadStep: r12,
 };
 
-/** What of a shape value tiles depend on. */
-export type ValueTileShape = Pick<
-  FlashShape,
-  "isa" | "isDot" | "vectorBytes" | "slabBytes" | "valueBytes" | "stagesKeys"
-> & {
-  /** Bytes from step to step and from row to row of the weights; default `[step][lane]`. */
-  readonly weightStep?: number;
-  readonly weightRow?: number;
-};
-
 /**
  * A subroutine: results of `rows` rows and a slab of dimensions = factor * results + weights *
  * values.
  */
-export function emitValueTile(asm: Assembler, shape: ValueTileShape, rows: number): Label {
+export function emitValueTile(asm: Assembler, shape: FlashShape, rows: number): Label {
   asm.align(64);
   const label = asm.here(`values-${rows}`);
   const { out, factors } = valueTile;
@@ -292,8 +261,7 @@ export function emitValueTile(asm: Assembler, shape: ValueTileShape, rows: numbe
 }
 
 /** One step of all rows, the values in the registers behind the sums. */
-function emitProducts(asm: Assembler, shape: ValueTileShape, rows: number, step: number): void {
-  const { weightStep = shape.vectorBytes, weightRow = 4 } = shape;
+function emitProducts(asm: Assembler, shape: FlashShape, rows: number, step: number): void {
   const vec = vectorOf(shape);
   const vectors = shape.slabBytes / shape.vectorBytes;
   const spare = rows * vectors + vectors;
@@ -303,7 +271,7 @@ function emitProducts(asm: Assembler, shape: ValueTileShape, rows: number, step:
   }
   for (let row = 0; row < rows; row++) {
     const weight = vec(spare + (hasAvx512(shape.isa) ? row % 2 : 0));
-    const disp = step * weightStep + row * weightRow;
+    const disp = step * shape.vectorBytes + 4 * row;
     asm.vbroadcastss(weight, mem(valueTile.weights, { disp }));
     for (let v = 0; v < vectors; v++) {
       multiply(asm, shape, vec(row * vectors + v), vec(rows * vectors + v), weight);
@@ -312,7 +280,7 @@ function emitProducts(asm: Assembler, shape: ValueTileShape, rows: number, step:
 }
 
 /** Steps over pairs in scratch memory, or over rows of float32. */
-function emitSteps(asm: Assembler, shape: ValueTileShape, rows: number): void {
+function emitSteps(asm: Assembler, shape: FlashShape, rows: number): void {
   const { weights, values, steps } = valueTile;
   const vec = vectorOf(shape);
   const vectors = shape.slabBytes / shape.vectorBytes;
@@ -326,7 +294,7 @@ function emitSteps(asm: Assembler, shape: ValueTileShape, rows: number): void {
   };
   const advance = (count: number): void => {
     asm.add(values, count * stride);
-    asm.add(weights, count * (shape.weightStep ?? shape.vectorBytes));
+    asm.add(weights, count * shape.vectorBytes);
   };
   const [rest, end] = [asm.label("rest"), asm.label("end")];
   asm.mov(rax.d, steps.d);

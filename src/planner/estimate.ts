@@ -63,7 +63,7 @@ export interface DecodeEstimate extends Estimate {
 }
 
 /** `storageGBs` unless given. */
-export const defaultStorageGBs = 40;
+const defaultStorageGBs = 40;
 
 /** A prefill unit that computes `tokensPerGpu` tokens a GPU and step. */
 export function estimatePrefill(

@@ -78,6 +78,7 @@ export class Builder {
   private readonly head: Node[] = [];
   private readonly specials = new Map<string, U32>();
   private readonly bases: U32[] = [];
+  private warpValue: U32 | undefined;
 
   constructor(options: KernelOptions) {
     this.threads = options.threads;
@@ -228,7 +229,9 @@ export class Builder {
 
   /** The warp of this thread, known to be the same in all its lanes. */
   get warp(): U32 {
-    return this.shuffle(this.threadId.shr(5), 0);
+    const { threadId } = this;
+    this.warpValue ??= this.atHead(() => this.shuffle(threadId.shr(5), 0));
+    return this.warpValue;
   }
 
   // Parameters.

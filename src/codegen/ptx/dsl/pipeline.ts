@@ -145,26 +145,30 @@ export class Pipeline<S extends string> {
     this.full.arriveExpecting(stage, this.stageBytes);
     const tiles = this.tilesAt(stage);
     const barrier = this.full.at(stage);
-    const load: ProducerStage<S>["load"] = (map, tile, at, options) =>
-      map.load(tiles[tile], barrier, at, options);
-    body({ tiles, load });
     cursor.advance();
+    body({ tiles, load: (map, tile, at, options) => map.load(tiles[tile], barrier, at, options) });
   }
 
-  /** Waits for a full stage and lets `body` use it; `body` must release it. */
+  /**
+   * Waits for a full stage and lets `body` use it; `body` must release it. Calls may be nested, to
+   * hold several stages at once.
+   */
   consume(cursor: Cursor, body: (stage: ConsumerStage<S>) => void): void {
     const { stage, phase } = cursor;
     this.full.wait(stage, phase);
-    body({ tiles: this.tilesAt(stage), release: () => this.release(stage) });
+    const tiles = this.tilesAt(stage);
+    const empty = this.empty.at(stage);
     cursor.advance();
+    body({ tiles, release: () => this.release(empty) });
   }
 
-  private release(stage: U32): void {
+  private release(empty: U32): void {
     const { k } = this;
     k.syncWarp();
     k.if(k.lane.lt(k.clusterSize), () => {
-      if (k.clusterSize === 1) this.empty.arrive(stage);
-      else this.empty.arriveAt(stage, k.lane);
+      const remote = k.clusterSize > 1;
+      const address = remote ? k.mapShared(empty, k.lane) : empty;
+      k.node("MbarArrive", { remote }, [], [address.operand]);
     });
   }
 }

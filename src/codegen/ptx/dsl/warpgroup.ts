@@ -82,6 +82,7 @@ function register(value: F32Variable): Register {
 /**
  * Starts acc = A B (+ acc where `keep`), over all of k, as one group. A is a tile or fragments in
  * registers. Until `waitProducts` covers the group neither operands nor accumulator may be touched.
+ * `commit: false` leaves the group open for the next product.
  */
 export function startProduct(
   acc: Accumulator,

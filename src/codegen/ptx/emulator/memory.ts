@@ -11,6 +11,8 @@ export class GlobalBuffer {
   readonly address: number;
   readonly use: Use;
   readonly bytes: Uint8Array;
+  /** Whether a launch has seen it: what that wrote can't be told from what it did not. */
+  seen = false;
 
   constructor(name: string, address: number, use: Use, bytes: Uint8Array) {
     this.name = name;
@@ -65,7 +67,7 @@ export class GlobalMemory {
     return this.add(name, "inout", this.copy(data));
   }
 
-  /** Room for results, filled with 0xff bytes (NaN); reading what was never written is a fault. */
+  /** Room for results, filled with 0xff bytes (NaN); reading it in the first launch before it is written is a fault. */
   output(name: string, byteLength: number): GlobalBuffer {
     assert(byteLength > 0, `output ${name}: got ${byteLength} bytes`);
     return this.add(name, "output", new Uint8Array(Math.ceil(byteLength / 16) * 16).fill(0xff));
@@ -73,18 +75,14 @@ export class GlobalMemory {
 
   /** Fresh shadows for one launch. */
   open(context: ShadowContext): OpenMemory {
-    return new OpenMemory(
-      this.buffers.map(
-        ({ name, address, use, bytes }) =>
-          new Region(context, {
-            name,
-            base: address,
-            buffer: bytes.buffer,
-            mutable: use !== "input",
-            written: use !== "output",
-          }),
-      ),
-    );
+    const regions = this.buffers.map((buffer) => {
+      const { name, address, use, bytes, seen } = buffer;
+      const written = use !== "output" || seen;
+      buffer.seen = true;
+      const mutable = use !== "input";
+      return new Region(context, { name, base: address, buffer: bytes.buffer, mutable, written });
+    });
+    return new OpenMemory(regions);
   }
 }
 

@@ -52,7 +52,11 @@ export class Region {
   private readonly writeClock: Uint32Array;
   private readonly writeSite: Uint32Array;
   private readonly readSite: Uint32Array;
-  private reads: Uint32Array | undefined;
+  /** `[words, capacity]`: when each reader last read. Few agents ever read a region. */
+  private reads: Uint32Array = new Uint32Array(0);
+  private capacity = 0;
+  private readonly columns: Int16Array;
+  private readonly readers: number[] = [];
   private readonly siteOf = new Map<Node, number>();
 
   constructor(
@@ -76,6 +80,7 @@ export class Region {
     this.u16 = new Uint16Array(buffer);
     this.u32 = new Uint32Array(buffer);
     this.f32 = new Float32Array(buffer);
+    this.columns = new Int16Array(mutable ? context.agents : 0).fill(-1);
     this.flags = new Uint8Array(shadowed).fill(written ? flagWritten : 0);
     this.writer = new Uint16Array(shadowed);
     this.writeClock = new Uint32Array(shadowed);
@@ -100,8 +105,8 @@ export class Region {
     if (!(strong && flags & flagStrong)) this.checkWriter(actor, word, "reads");
     // A strong read conflicts with weak writes only, and those it finds as a reader of theirs.
     if (strong) return;
-    this.reads ??= new Uint32Array(this.flags.length * this.context.agents);
-    this.reads[word * this.context.agents + actor.agent] = actor.clock[actor.agent];
+    const column = this.columnOf(actor.agent);
+    this.reads[word * this.capacity + column] = actor.clock[actor.agent];
     this.readSite[word] = this.site(actor.node);
   }
 
@@ -135,13 +140,30 @@ export class Region {
     }
   }
 
+  /** The column of a reader; a new one may widen the table. */
+  private columnOf(agent: number): number {
+    const known = this.columns[agent];
+    if (known >= 0) return known;
+    const column = this.readers.push(agent) - 1;
+    this.columns[agent] = column;
+    if (column < this.capacity) return column;
+    const { reads, capacity } = this;
+    this.capacity = Math.max(16, 2 * capacity);
+    this.reads = new Uint32Array(this.flags.length * this.capacity);
+    for (let word = 0; capacity > 0 && word < this.flags.length; word++) {
+      const row = reads.subarray(word * capacity, (word + 1) * capacity);
+      this.reads.set(row, word * this.capacity);
+    }
+    return column;
+  }
+
   private checkReaders(actor: Actor, word: number): void {
-    const { reads } = this;
-    if (reads === undefined) return;
-    const { agents } = this.context;
-    const start = word * agents;
-    for (let agent = 0; agent < agents; agent++) {
-      if (reads[start + agent] > actor.clock[agent] && agent !== actor.agent) {
+    const { reads, readers, capacity } = this;
+    const start = word * capacity;
+    const { clock } = actor;
+    for (let column = 0; column < readers.length; column++) {
+      const agent = readers[column];
+      if (reads[start + column] > clock[agent] && agent !== actor.agent) {
         const site = describePosition(this.context.sites[this.readSite[word]].at);
         throw new EmulatorFault(
           "race",
