@@ -27,7 +27,7 @@ const floors: Record<string, number> = {
   smallpond: 5,
   inference: 6,
   train: 6,
-  planner: 6,
+  planner: 7,
   web: 7,
   cli: 8,
   examples: 9,

@@ -3,6 +3,34 @@
  * asynchronous methods; the network is put between them by `transport`.
  */
 export { errnoOf, type FsErrorCode, fsError, fsErrors } from "./errors.ts";
+export {
+  type ChainMember,
+  nextChain,
+  rotateLastsrv,
+  rotateToPreferred,
+  shutDownChain,
+} from "./mgmtd/chain-states.ts";
+export { Mgmtd, type MgmtdOptions } from "./mgmtd/mgmtd.ts";
+export type {
+  ChainMove,
+  ChainPlan,
+  ClientSession,
+  Config,
+  Heartbeat,
+  HeartbeatReply,
+  MgmtdService,
+  Primary,
+  TargetReport,
+} from "./mgmtd/types.ts";
+export { planPlacement } from "./placement/plan.ts";
+export { type Rebalance, rebalancePlacement } from "./placement/rebalance.ts";
+export type {
+  PairSpread,
+  Placement,
+  PlacementNode,
+  PlacementOptions,
+  TargetMove,
+} from "./placement/types.ts";
 export { chainOfChunk, Routing, takesWrites } from "./routing.ts";
 export {
   type ChainId,

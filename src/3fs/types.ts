@@ -58,6 +58,8 @@ export interface ChainInfo {
   readonly targets: readonly ChainTarget[];
   /** The order that an administrator would like best; empty where there is none. */
   readonly preferredOrder: readonly TargetId[];
+  /** Set while an administrator keeps it at rest: its states do not move. */
+  readonly isShut?: boolean;
 }
 
 /** A target as routing shows it. */

@@ -1,18 +1,21 @@
 /** @file The reports of `baleen plan` as text. */
-import type {
-  Architecture,
-  ArticleReport,
-  Calibration,
-  DecodeEstimate,
-  Deployment,
-  Hardware,
-  LayerTimeline,
-  MemoryBudget,
-  Plan,
-  PrefillEstimate,
-  SearchOptions,
-  SearchResult,
-  Workload,
+import {
+  type Architecture,
+  type ArticleReport,
+  type Calibration,
+  type DayResult,
+  type DayWindow,
+  type DecodeEstimate,
+  type Deployment,
+  type Hardware,
+  type LayerTimeline,
+  type MemoryBudget,
+  type Plan,
+  type PrefillEstimate,
+  publishedDay,
+  type SearchOptions,
+  type SearchResult,
+  type Workload,
 } from "../planner/index.ts";
 
 /** Everything that `baleen plan estimate` prints. */
@@ -75,6 +78,93 @@ export function renderDay6(article: ArticleReport, calibration: Calibration): st
       `Worst row held out: ${percent(calibration.worstHeldOut)}.`,
     `chosen: ${calibration.decodeSkew} over many sequences, from EPLB's published gain in prefill (1.49 times).`,
   ].join("\n");
+}
+
+/** A simulated day: its curve, its sums beside the published ones, and what the balancers reached. */
+export function renderDay({ windows, totals }: DayResult): string {
+  const shown = windows.filter((_, i) => i % Math.max(1, Math.round(windows.length / 12)) === 0);
+  const rows = shown.map((window) => [
+    clock(window.hour),
+    String(window.nodes),
+    `${window.prefillUnits} + ${window.decodeUnits}`,
+    count(window.prefillPerNode),
+    count(window.decodePerNode),
+    `${(window.ttftMs.median / 1e3).toFixed(1)} / ${(window.ttftMs.p99 / 1e3).toFixed(1)}`,
+    window.tpotMs.median.toFixed(1),
+    window.sequencesPerGpu.toFixed(0),
+    balance(window),
+    `${window.storageGBs.toFixed(1)} / ${window.transferGBs.toFixed(1)}`,
+    `${count(window.costDollars)} / ${count(window.revenueDollars)}`,
+  ]);
+  const heading = [
+    "hour",
+    "nodes",
+    "units",
+    "in/s a node",
+    "out/s",
+    "TTFT s, p99",
+    "TPOT ms",
+    "seq/GPU",
+    "balancedness",
+    "GB/s a node",
+    "$/h cost, revenue",
+  ];
+  const values = totals as Readonly<Record<string, number>>;
+  const sums = Object.entries(publishedDay).map(([name, published]) => [
+    dayNames[name],
+    count(values[name]),
+    count(published),
+    signed(values[name] / published - 1),
+  ]);
+  const short = windows.filter(({ isShort }) => isShort).length;
+  return [
+    `nodes  ${windows.map(({ nodes }) => bar(nodes / totals.nodesPeak)).join("")}  from midnight`,
+    "",
+    ...table(heading, rows),
+    "  balancedness: attention work, prompt tokens; cache, requests; experts. GB/s: from storage, to decode.",
+    "",
+    ...table(["24 hours", "simulated", "article", "difference"], sums),
+    "",
+    `TTFT ${(totals.ttftMs / 1e3).toFixed(1)} s, TPOT ${totals.tpotMs.toFixed(1)} ms (medians): ` +
+      `${(1e3 / totals.tpotMs).toFixed(1)} tokens/s a user; margin ${totals.marginPercent.toFixed(0)} % of cost; ` +
+      `experts placed anew ${totals.rebalances} times`,
+    ...(short > 0
+      ? [
+          `In ${short} of ${windows.length} windows demand is beyond the largest pools: queues grow.`,
+        ]
+      : []),
+    "",
+    "Sampled: in each window one prefill unit and some decode ranks run for some seconds under the engine's",
+    "own scheduler and balancers. The demand curve is inferred from the article's nodes; see the README.",
+  ].join("\n");
+}
+
+const dayNames: Readonly<Record<string, string>> = {
+  nodeHours: "node-hours",
+  nodesPeak: "most nodes",
+  inputTokens: "input tokens",
+  hitTokens: "of which hits",
+  outputTokens: "output tokens",
+  costDollars: "cost, $",
+  revenueDollars: "revenue, $",
+  prefillPerNode: "input/s a prefill node",
+  decodePerNode: "output/s a decode node",
+};
+
+function balance({ balancedness }: DayWindow): string {
+  const { attentionWork, promptTokens, kvTokens, requests, experts } = balancedness;
+  const two = (value: number) => value.toFixed(2);
+  return `${two(attentionWork)} ${two(promptTokens)} ${two(kvTokens)} ${two(requests)} ${two(experts)}`;
+}
+
+function clock(hour: number): string {
+  const minutes = Math.round(hour * 60);
+  return `${String(Math.floor(minutes / 60)).padStart(2, "0")}:${String(minutes % 60).padStart(2, "0")}`;
+}
+
+/** A bar of eight heights. */
+function bar(share: number): string {
+  return "▁▂▃▄▅▆▇█"[Math.min(7, Math.max(0, Math.ceil(share * 8) - 1))];
 }
 
 /** All profiles, one a row. */

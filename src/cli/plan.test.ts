@@ -89,6 +89,16 @@ test("plan estimate draws both phases, and plan hardware lists what there is", (
   ]);
 });
 
+test("plan day prints the curve, and the article's sums beside its own", () => {
+  const { status, stdout } = plan("day", "--seed", "3");
+  assert.equal(status, 0);
+  assert.match(stdout, /^nodes {2}[▁▂▃▄▅▆▇█]{48}/);
+  assert.match(stdout, /^cost, \$ +8\d,\d{3} +87,072 +[+-]\d\.\d %$/m);
+  assert.match(stdout, /^output\/s a decode node +1\d,\d{3} +14,800/m);
+  const short = plan("day", "--requests", "900000000").stdout;
+  assert.match(short, /demand is beyond the largest pools: queues grow/);
+});
+
 test("what can't be planned gets one sentence that names the field", () => {
   const cases: [string[], number, RegExp][] = [
     [["day7"], 2, /^baleen: plan: give one of day6/],
@@ -108,6 +118,7 @@ test("what can't be planned gets one sentence that names the field", () => {
       1,
       /bad\.json\.hbmGBs is "fast": give a number of at least 1/,
     ],
+    [["day", "--decode-nodes", "1"], 1, /^baleen: decodeNodes is 1: beside [\d.]+ GB of weights/],
     [["estimate", "--batch", "5000"], 1, /sequences is 5000 a GPU, but [\d.]+ GB beside/],
   ];
   for (const [argv, wanted, message] of cases) {

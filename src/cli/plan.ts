@@ -5,8 +5,10 @@ import { parseModelConfig } from "../model/index.ts";
 import {
   type Architecture,
   architectureOf,
+  articleDemand,
   articleReport,
   calibration,
+  type DayOptions,
   type Deployment,
   deepSeekV3,
   estimateDecode,
@@ -16,15 +18,23 @@ import {
   hardware,
   hardwareOf,
   parseHardware,
+  poolScale,
   searchPlans,
+  simulateDay,
   type Workload,
 } from "../planner/index.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { type Parsed, UsageError } from "./flags.ts";
 import { readJsonFile } from "./input.ts";
-import { renderDay6, renderEstimate, renderHardware, renderSearch } from "./plan-report.ts";
+import {
+  renderDay,
+  renderDay6,
+  renderEstimate,
+  renderHardware,
+  renderSearch,
+} from "./plan-report.ts";
 
-const actions = ["day6", "estimate", "search", "hardware"] as const;
+const actions = ["day6", "day", "estimate", "search", "hardware"] as const;
 
 const flags = {
   config: {
@@ -93,14 +103,14 @@ const flags = {
     value: "N",
     min: 1,
     default: 4,
-    help: "estimate: nodes of a prefill unit.",
+    help: "estimate, day: nodes of a prefill unit.",
   },
   "decode-nodes": {
     type: "whole",
     value: "N",
     min: 1,
     default: 18,
-    help: "estimate: nodes of a decode unit.",
+    help: "estimate, day: nodes of a decode unit.",
   },
   tokens: {
     type: "whole",
@@ -116,6 +126,14 @@ const flags = {
     default: 64,
     help: "estimate: sequences a decoding GPU.",
   },
+  requests: {
+    type: "whole",
+    value: "N",
+    min: 1,
+    help: "day: requests in 24 hours.",
+    defaultHelp: "the article's 147 million",
+  },
+  seed: { type: "whole", value: "N", min: 0, default: 1, help: "day: of its random numbers." },
   json: { type: "switch", help: "Print JSON." },
 } as const;
 
@@ -129,6 +147,7 @@ export const plan: Command = defineCommand({
   operands: actions.join("|"),
   examples: [
     "baleen plan day6",
+    "baleen plan day --seed 2",
     "baleen plan search --config config.json --hw h800 --nodes 100 --sla-tpot 50ms",
     "baleen plan estimate --hw h200 --decode-nodes 9 --batch 128",
   ],
@@ -144,6 +163,9 @@ export const plan: Command = defineCommand({
       print(data, () => renderDay6(data.article, data.calibration));
     } else if (action === "hardware") {
       print(hardware, () => renderHardware(Object.values(hardware)));
+    } else if (action === "day") {
+      const result = simulateDay(dayOptions(flags));
+      print(result, () => renderDay(result));
     } else if (action === "estimate") {
       const data = estimate(flags);
       print(data, () => renderEstimate(data));
@@ -171,6 +193,22 @@ function searchOptions(flags: PlanFlags): Parameters<typeof searchPlans>[0] {
     accepted: flags.accepted,
     ...fittedFrom(flags),
     placement: flags.placement,
+  };
+}
+
+function dayOptions(flags: PlanFlags): DayOptions {
+  const { requests } = flags;
+  return {
+    arch: architectureFrom(flags),
+    hw: hardwareFrom(flags),
+    fitted: fittedFrom(flags),
+    seed: flags.seed,
+    scale: {
+      ...poolScale,
+      prefillNodes: flags["prefill-nodes"],
+      decodeNodes: flags["decode-nodes"],
+    },
+    ...(requests !== undefined && { demand: { ...articleDemand, requestsPerDay: requests } }),
   };
 }
 

@@ -1,7 +1,7 @@
 /**
  * @file What operands need before they can be multiplied: transposing, and widening e4m3 codes to
  * the bf16 numbers that kernels read. Whole squares or vectors by machine code where it runs, edges
- * and everything else by plain loops. Results are new memory of the device.
+ * and everything else by plain loops. Results are `temporary`.
  */
 import { ceilDiv } from "../base/index.ts";
 import type { Device } from "../device/index.ts";
@@ -12,16 +12,16 @@ import {
   f8e4m3ToF32,
   f32ToBf16,
   type Tensor,
-  zeros,
 } from "../tensor/index.ts";
 import { kernelOf } from "./kernels.ts";
+import { temporary } from "./workspace.ts";
 import { emitTranspose, squareSize, squaresPerTask, transposeWords } from "./x86-transpose.ts";
 import { emitWiden, widenLanes, widenWords } from "./x86-widen.ts";
 
 /** The transposed matrix `[columns, rows]`, contiguous; f32 is transposed by plain loops. */
 export function transpose<D extends DType>(device: Device, matrix: Tensor<D>): Tensor<D> {
   const [rows, columns] = matrix.shape;
-  const result = zeros(matrix.dtype, [columns, rows], (bytes) => device.allocate(bytes));
+  const result = temporary(device, matrix.dtype, [columns, rows]);
   if (rows === 0 || columns === 0) return result;
   const bytes = bytesPerElement[matrix.dtype];
   const isFast = device.isa !== undefined && bytes < 4;
@@ -54,7 +54,7 @@ const rowsPerTask = 16;
 
 /** The codes' values as bf16, contiguous, of the same shape. */
 export function widen(device: Device, codes: Tensor<"f8e4m3">): Tensor<"bf16"> {
-  const values = zeros("bf16", codes.shape, (bytes) => device.allocate(bytes));
+  const values = temporary(device, "bf16", codes.shape);
   const columns = codes.shape.at(-1)!;
   if (elementCount(codes.shape) === 0) return values;
   const rows = elementCount(codes.shape) / columns;

@@ -12,6 +12,7 @@ import { transpose } from "./convert.ts";
 import { gemm } from "./gemm.ts";
 import { checkOutput, packOne, placeC, plainRows, scaledRows, type Weights } from "./operands.ts";
 import type { Activations, PackedWeights } from "./types.ts";
+import { duringCall } from "./workspace.ts";
 
 /**
  * D = A B^T (+ C) for float32 A `[m, k]` and float32 or bf16 B `[n, k]`; D and C are float32
@@ -24,7 +25,9 @@ export function f32GemmNt(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  multiply(device, plainRows("f32", a, 2), packOne(device, b, "f32"), d, c);
+  duringCall(device, () =>
+    multiply(device, plainRows("f32", a, 2), packOne(device, b, "f32"), d, c),
+  );
 }
 
 /** D = A B^T (+ C) for bf16 A `[m, k]` and B `[n, k]`; D and C are float32 `[m, n]`, C may be D. */
@@ -35,7 +38,9 @@ export function bf16GemmNt(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  multiply(device, plainRows("bf16", a, 2), packOne(device, b, "bf16"), d, c);
+  duringCall(device, () =>
+    multiply(device, plainRows("bf16", a, 2), packOne(device, b, "bf16"), d, c),
+  );
 }
 
 /** D = A B (+ C): as `bf16GemmNt`, for B `[k, n]`. */
@@ -46,7 +51,9 @@ export function bf16GemmNn(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  multiply(device, plainRows("bf16", a, 2), packOne(device, b, "bf16", true), d, c);
+  duringCall(device, () =>
+    multiply(device, plainRows("bf16", a, 2), packOne(device, b, "bf16", true), d, c),
+  );
 }
 
 /** D = A^T B (+ C): as `bf16GemmNt`, for A `[k, m]` and B `[k, n]`. */
@@ -57,7 +64,9 @@ export function bf16GemmTn(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  multiply(device, columnsAsRows(device, a), packOne(device, b, "bf16", true), d, c);
+  duringCall(device, () =>
+    multiply(device, columnsAsRows(device, a), packOne(device, b, "bf16", true), d, c),
+  );
 }
 
 /** D = A^T B^T (+ C): as `bf16GemmNt`, for A `[k, m]`. */
@@ -68,7 +77,9 @@ export function bf16GemmTt(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  multiply(device, columnsAsRows(device, a), packOne(device, b, "bf16"), d, c);
+  duringCall(device, () =>
+    multiply(device, columnsAsRows(device, a), packOne(device, b, "bf16"), d, c),
+  );
 }
 
 /**
@@ -83,7 +94,9 @@ export function fp8GemmNt(
   d: Tensor<"f32">,
   c?: Tensor<"f32">,
 ): void {
-  multiply(device, scaledRows(device, a, 2), packOne(device, b, "f8e4m3"), d, c);
+  duringCall(device, () =>
+    multiply(device, scaledRows(device, a, 2), packOne(device, b, "f8e4m3"), d, c),
+  );
 }
 
 function columnsAsRows(device: Device, a: Tensor<"bf16">): Activations {

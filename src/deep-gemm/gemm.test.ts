@@ -3,7 +3,7 @@ import { after, test } from "node:test";
 import { Random } from "../base/index.ts";
 import { f8e4m3ToF32, rowsOf, type Tensor, zeros } from "../tensor/index.ts";
 import { benchGemm } from "./deep-gemm.bench.ts";
-import { type Activations, gemm, packWeights } from "./index.ts";
+import { type Activations, gemm, packWeights, prepareGemm } from "./index.ts";
 import {
   bf16One,
   calcDiff,
@@ -161,6 +161,29 @@ for (const device of devices) {
     d.data.forEach((x, j) => {
       assert.equal(Number.isNaN(x), j === 3 || j === 100, `column ${j}`);
     });
+  });
+}
+
+for (const device of devices) {
+  test(`${device.isa ?? "reference"}: a prepared product gives what the operands hold now`, () => {
+    const random = new Random(seed + 3);
+    const [m, n, k] = [9, 130, 140];
+    const a = randomActivations(device, random, "f32", m, k);
+    const b = randomWeights(random, "f32", n, k);
+    const packed = packWeights(device, [b.operand], "f32");
+    const [d, wanted] = [poisoned(device, m, n, n), poisoned(device, m, n, n)];
+    const prepared = prepareGemm(device, [{ a: a.operand, m, b: packed, d }]);
+    for (let round = 0; round < 2; round++) {
+      prepared.run();
+      gemm(device, [{ a: a.operand, m, b: packed, d: wanted }]);
+      assert.deepEqual(d.data, wanted.data);
+      a.operand.values.data.fill(3);
+    }
+    assert.throws(
+      () => prepareGemm(device, [{ a: a.operand, m: m + 1, b: packed, d }]),
+      /a\.values/,
+    );
+    prepareGemm(device, []).run();
   });
 }
 

@@ -6,7 +6,7 @@ import { checkMemory, holdsRows, isCount } from "./checks.ts";
 import { PackedMatrix } from "./pack.ts";
 import { gemmReference } from "./reference.ts";
 import type { GemmGroup } from "./types.ts";
-import { launchGemm } from "./x86.ts";
+import { launchGemm, prepareLaunch } from "./x86.ts";
 
 /**
  * Writes `d (+)= a b^T` for every group, in one parallel region; see `GemmGroup`. Groups may differ
@@ -22,6 +22,42 @@ export function gemm(device: Device, groups: readonly GemmGroup[]): void {
     for (const group of groups) gemmReference(group, group.b as PackedMatrix);
   } else {
     launchGemm(device, device.isa, groups);
+  }
+}
+
+/** A product that has been checked and whose arguments are written. */
+export interface PreparedGemm {
+  /** Computes it from what the operands hold now. */
+  run(): void;
+}
+
+/**
+ * The product that `gemm` would compute, checked and laid out once, to be run any number of times
+ * on the same memory: a run costs what entering machine code does. Operands are kept alive.
+ */
+export function prepareGemm(device: Device, groups: readonly GemmGroup[]): PreparedGemm {
+  assert(Array.isArray(groups), () => `groups: got ${typeof groups}, wanted an array`);
+  const kept = groups.map((group, i) => {
+    checkGroup(group, i);
+    return { ...group };
+  });
+  if (device.isa === undefined) return { run: () => gemm(device, kept) };
+  return new KeptLaunch(prepareLaunch(device, device.isa, kept), kept);
+}
+
+/** A launch with what it refers to by address only. */
+class KeptLaunch implements PreparedGemm {
+  private readonly launch: PreparedGemm;
+  /** Never read: it keeps the operands' memory. */
+  protected readonly groups: readonly GemmGroup[];
+
+  constructor(launch: PreparedGemm, groups: readonly GemmGroup[]) {
+    this.launch = launch;
+    this.groups = groups;
+  }
+
+  run(): void {
+    this.launch.run();
   }
 }
 

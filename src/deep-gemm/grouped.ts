@@ -19,6 +19,7 @@ import {
   scaledRows,
 } from "./operands.ts";
 import type { Activations, GemmGroup, PackedWeights } from "./types.ts";
+import { duringCall } from "./workspace.ts";
 
 /** How the rows of a contiguous layout are given and treated. */
 export interface ContiguousOptions {
@@ -45,8 +46,10 @@ export function mGroupedF32GemmNtContiguous(
   groupedLayout: Tensor<"i32">,
   options?: ContiguousOptions,
 ): void {
-  const rows = plainRows("f32", a, 2);
-  contiguous(device, rows, packAll(device, b, "f32"), d, groupedLayout, options);
+  duringCall(device, () => {
+    const rows = plainRows("f32", a, 2);
+    contiguous(device, rows, packAll(device, b, "f32"), d, groupedLayout, options);
+  });
 }
 
 /** As `mGroupedF32GemmNtContiguous`, for bf16 A and B. */
@@ -58,8 +61,10 @@ export function mGroupedBf16GemmNtContiguous(
   groupedLayout: Tensor<"i32">,
   options?: ContiguousOptions,
 ): void {
-  const rows = plainRows("bf16", a, 2);
-  contiguous(device, rows, packAll(device, b, "bf16"), d, groupedLayout, options);
+  duringCall(device, () => {
+    const rows = plainRows("bf16", a, 2);
+    contiguous(device, rows, packAll(device, b, "bf16"), d, groupedLayout, options);
+  });
 }
 
 /** As `mGroupedBf16GemmNtContiguous`, for B `[groups, k, n]`: D[i] = A[i] B[g]. */
@@ -71,8 +76,10 @@ export function mGroupedBf16GemmNnContiguous(
   groupedLayout: Tensor<"i32">,
   options?: ContiguousOptions,
 ): void {
-  const rows = plainRows("bf16", a, 2);
-  contiguous(device, rows, packAll(device, b, "bf16", true), d, groupedLayout, options);
+  duringCall(device, () => {
+    const rows = plainRows("bf16", a, 2);
+    contiguous(device, rows, packAll(device, b, "bf16", true), d, groupedLayout, options);
+  });
 }
 
 /**
@@ -87,8 +94,10 @@ export function mGroupedFp8GemmNtContiguous(
   groupedLayout: Tensor<"i32">,
   options?: ContiguousOptions,
 ): void {
-  const rows = scaledRows(device, a, 2);
-  contiguous(device, rows, packAll(device, b, "f8e4m3"), d, groupedLayout, options);
+  duringCall(device, () => {
+    const rows = scaledRows(device, a, 2);
+    contiguous(device, rows, packAll(device, b, "f8e4m3"), d, groupedLayout, options);
+  });
 }
 
 /**
@@ -105,7 +114,9 @@ export function mGroupedF32GemmNtMasked(
   maskedM: Tensor<"i32">,
   _expectedM?: number,
 ): void {
-  masked(device, plainRows("f32", a, 3), packAll(device, b, "f32"), d, maskedM);
+  duringCall(device, () =>
+    masked(device, plainRows("f32", a, 3), packAll(device, b, "f32"), d, maskedM),
+  );
 }
 
 /** As `mGroupedF32GemmNtMasked`, for bf16 A and B. */
@@ -117,7 +128,9 @@ export function mGroupedBf16GemmNtMasked(
   maskedM: Tensor<"i32">,
   _expectedM?: number,
 ): void {
-  masked(device, plainRows("bf16", a, 3), packAll(device, b, "bf16"), d, maskedM);
+  duringCall(device, () =>
+    masked(device, plainRows("bf16", a, 3), packAll(device, b, "bf16"), d, maskedM),
+  );
 }
 
 /**
@@ -132,7 +145,9 @@ export function mGroupedFp8GemmNtMasked(
   maskedM: Tensor<"i32">,
   _expectedM?: number,
 ): void {
-  masked(device, scaledRows(device, a, 3), packAll(device, b, "f8e4m3"), d, maskedM);
+  duringCall(device, () =>
+    masked(device, scaledRows(device, a, 3), packAll(device, b, "f8e4m3"), d, maskedM),
+  );
 }
 
 /** Rows `from` to `to` of one group; -1 is padding. */

@@ -22,7 +22,7 @@ export {
   fp8GemmNt,
 } from "./dense.ts";
 export { type EinsumExpression, einsum } from "./einsum.ts";
-export { gemm } from "./gemm.ts";
+export { gemm, type PreparedGemm, prepareGemm } from "./gemm.ts";
 export {
   type ContiguousOptions,
   mGroupedBf16GemmNnContiguous,

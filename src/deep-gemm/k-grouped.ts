@@ -12,6 +12,7 @@ import { gemm } from "./gemm.ts";
 import { matrixAt, placeC, rowsAt, viewAt } from "./operands.ts";
 import { packWeights } from "./pack.ts";
 import type { GemmGroup } from "./types.ts";
+import { duringCall } from "./workspace.ts";
 
 /**
  * D[g] = A_g^T B_g (+ C[g]) for bf16 A `[k, m]` and B `[k, n]`, whose rows are those of group 0, then
@@ -139,17 +140,19 @@ function launch(
   prepare: (group: number, firstRow: number, firstBlock: number) => Pick<GemmGroup, "a" | "b">,
 ): void {
   const [, m, n] = d.shape;
-  const groups: GemmGroup[] = [];
-  let [from, block] = [0, 0];
-  ks.forEach((k, group) => {
-    const to: Tensor<DType & "f32"> = matrixAt(d, group);
-    if (k > 0 && m > 0 && n > 0) {
-      groups.push({ ...prepare(group, from, block), m, d: to, accumulate });
-    } else if (!accumulate) {
-      for (let i = 0; i < m; i++) to.data.fill(0, i * to.stride, i * to.stride + n);
-    }
-    from += k;
-    block += ceilDiv(k, blockSize);
+  duringCall(device, () => {
+    const groups: GemmGroup[] = [];
+    let [from, block] = [0, 0];
+    ks.forEach((k, group) => {
+      const to: Tensor<DType & "f32"> = matrixAt(d, group);
+      if (k > 0 && m > 0 && n > 0) {
+        groups.push({ ...prepare(group, from, block), m, d: to, accumulate });
+      } else if (!accumulate) {
+        for (let i = 0; i < m; i++) to.data.fill(0, i * to.stride, i * to.stride + n);
+      }
+      from += k;
+      block += ceilDiv(k, blockSize);
+    });
+    gemm(device, groups);
   });
-  gemm(device, groups);
 }

@@ -19,6 +19,7 @@ import { rowsAt, viewAt } from "./operands.ts";
 import type { PackedMatrix } from "./pack.ts";
 import { type KeyPanel, packKeys } from "./pack-keys.ts";
 import { sumRowsReference } from "./reference.ts";
+import { duringCall, temporary } from "./workspace.ts";
 import { launchGemm, type PanelGroup } from "./x86.ts";
 
 /** Floats from row to row of logits are a multiple of this, as upstream has it (1024 bytes). */
@@ -83,7 +84,7 @@ export function fp8MqaLogits(
     width: Math.min(panelColumns, seqLenKv - i * panelColumns),
   }));
   const packed = packKeys(device, kv.codes, kv.scales.data, panels);
-  computeLogits(device, q, weights, packed, queries, logits);
+  duringCall(device, () => computeLogits(device, q, weights, packed, queries, logits));
   return logits;
 }
 
@@ -151,7 +152,7 @@ export function fp8PagedMqaLogits(
   const logits = newLogits(device, batch * nextN, maxContextLen, cleanLogits);
   const codes = viewAt(kvCache, 0, [blocks * blockKv, headDim], headDim);
   const packed = packKeys(device, codes, floatsOf(kvCache), panels);
-  computeLogits(device, q, weights, packed, queries, logits);
+  duringCall(device, () => computeLogits(device, q, weights, packed, queries, logits));
   return logits;
 }
 
@@ -238,13 +239,13 @@ function computeLogits(
   if (packed === undefined) return;
   const heads = weights.shape[1];
   const values = widen(device, q);
-  const ones = zeros("f32", [heads, 1], (bytes) => device.allocate(bytes));
+  const ones = temporary(device, "f32", [heads, 1]);
   ones.data.fill(1);
   const panelsOf = ({ from, to }: Query) =>
     to > from ? ceilDiv(to, panelColumns) - Math.floor(from / panelColumns) : 0;
   const widest = Math.max(1, ...queries.map(panelsOf)) * panelColumns;
   const together = Math.max(1, Math.min(queries.length, Math.floor(launchLogits / widest)));
-  const sums = zeros("f32", [together, widest], (bytes) => device.allocate(bytes));
+  const sums = temporary(device, "f32", [together, widest]);
   for (let first = 0; first < queries.length; first += together) {
     const some = queries.slice(first, first + together);
     const groups = some.map((query, i): PanelGroup => {

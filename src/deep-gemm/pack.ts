@@ -11,6 +11,7 @@ import { checkTensor } from "./checks.ts";
 import { transpose } from "./convert.ts";
 import { type PackedType, panelColumns, panelElements, panelIndex } from "./layout.ts";
 import type { ActivationType, PackedWeights, WeightMatrix } from "./types.ts";
+import { duringCall } from "./workspace.ts";
 import { packPanels } from "./x86-pack.ts";
 
 /** Which weights each activation type multiplies. */
@@ -110,7 +111,9 @@ export function packWeights(
   const columnScales = matrices.some(hasColumnScales);
   const packed = new PackedMatrix(device, { activation, dtype, k, parts, columnScales });
   matrices.forEach((matrix, part) => {
-    packPart(device, packed, matrix, packed.columns[part] / panelColumns);
+    duringCall(device, () => {
+      packPart(device, packed, matrix, packed.columns[part] / panelColumns);
+    });
   });
   return packed;
 }

@@ -110,6 +110,7 @@ function denseCalls(
   return [
     ["packWeights", [{ weight: f32(n, k) }, { weight: f32(3, k) }], "f32"],
     ["gemm", [groupOf(device, { a: f32(m, k), b: f32(n, k), d: f32(m, n) })]],
+    ["prepareGemm", [groupOf(device, { a: f32(m, k), b: f32(n, k), d: f32(m, n) })]],
     ["f32GemmNt", f32(m, k), bf16(n, k), f32(m, n), f32(m, n)],
     ["bf16GemmNt", bf16(m, k), bf16(n, k), f32(m, n)],
     ["bf16GemmNn", bf16(m, k), bf16(k, n), f32(m, n), f32(m, n)],

@@ -33,18 +33,14 @@ export interface PanelGroup extends GemmGroup {
   readonly rowWeights?: Tensor<"f32">;
 }
 
-/** What this room keeps for a device. */
-class Launcher {
-  private readonly device: Device;
+/** The kernels of a device. */
+class Kernels {
+  readonly device: Device;
+  readonly parallel: number;
+  readonly serial: number;
   private readonly isa: Isa;
-  private readonly parallelKernel: number;
-  private readonly serialKernel: number;
-  private readonly header: ArgumentBlock;
-  private readonly ends: ArgumentBlock;
-  private readonly records: ArgumentBlock;
   /** Entry addresses by activation and weight types, emitted on first use. */
   private readonly programs = new Map<string, number>();
-  private readonly shape: TaskShape = { rowsPerTask: 0, panelsPerTask: 0 };
 
   constructor(device: Device, isa: Isa) {
     assert(
@@ -55,14 +51,45 @@ class Launcher {
     this.isa = isa;
     const { code, entry, serialEntry } = emitDispatcher();
     const address = device.load(code, "deep-gemm dispatcher");
-    this.parallelKernel = address + entry;
-    this.serialKernel = address + serialEntry;
-    this.header = new ArgumentBlock(device, Object.keys(dispatchWords).length * 8);
-    this.ends = new ArgumentBlock(device, 64 * 4);
-    this.records = new ArgumentBlock(device, 64 * recordBytes);
+    this.parallel = address + entry;
+    this.serial = address + serialEntry;
   }
 
-  launch(groups: readonly PanelGroup[]): void {
+  programOf(b: PackedMatrix, isSummed: boolean): number {
+    const name = isSummed ? b.sumProgramName : b.programName;
+    let address = this.programs.get(name);
+    if (address === undefined) {
+      const { activation, dtype: weights, columnScales } = b;
+      const output = isSummed ? "reluSum" : "rows";
+      const spec: KernelSpec = { isa: this.isa, activation, weights, columnScales, output };
+      const { code, entry } = emitProgram(spec);
+      address = this.device.load(code, `deep-gemm ${name}`) + entry;
+      this.programs.set(name, address);
+    }
+    return address;
+  }
+}
+
+/** The arguments of one launch: written once, then run any number of times. */
+export class Launch {
+  private readonly kernels: Kernels;
+  private readonly header: ArgumentBlock;
+  private readonly ends: ArgumentBlock;
+  private readonly records: ArgumentBlock;
+  private readonly shape: TaskShape = { rowsPerTask: 0, panelsPerTask: 0 };
+  private kernel = 0;
+  private tasks = 0;
+
+  constructor(kernels: Kernels, groups: number) {
+    const { device } = kernels;
+    this.kernels = kernels;
+    this.header = new ArgumentBlock(device, Object.keys(dispatchWords).length * 8);
+    this.ends = new ArgumentBlock(device, groups * 4);
+    this.records = new ArgumentBlock(device, groups * recordBytes);
+  }
+
+  write(groups: readonly PanelGroup[]): void {
+    const { device } = this.kernels;
     this.ends.reserve(groups.length * 4);
     this.records.reserve(groups.length * recordBytes);
     let allPanels = 0;
@@ -73,7 +100,7 @@ class Launcher {
       allPanels += panels * chunksOfRows(m);
       work += workOf(m, panels, panelBytes);
     }
-    const threads = work < serialWorkMax ? 1 : this.device.threads;
+    const threads = work < serialWorkMax ? 1 : device.threads;
     let tasks = 0;
     let records = 0;
     for (let i = 0; i < groups.length; i++) {
@@ -81,12 +108,21 @@ class Launcher {
       tasks += this.writeRecord(records * recordBytes, groups[i], allPanels, threads);
       this.ends.setInt32(records++ * 4, tasks);
     }
-    if (tasks === 0) return;
+    this.kernel = threads === 1 ? this.kernels.serial : this.kernels.parallel;
+    this.tasks = threads === 1 ? Math.min(1, tasks) : tasks;
     this.header.setAddress(dispatchWords.ends * 8, this.ends.address);
     this.header.setAddress(dispatchWords.records * 8, this.records.address);
     this.header.setInt64(dispatchWords.tasks * 8, tasks);
-    if (threads === 1) this.device.launch(this.serialKernel, this.header.address, 1);
-    else this.device.launch(this.parallelKernel, this.header.address, tasks);
+  }
+
+  run(): void {
+    this.kernels.device.launch(this.kernel, this.header.address, this.tasks);
+  }
+
+  /** Runs it so often by the calling thread alone, without leaving machine code. */
+  repeat(times: number): void {
+    assert(this.tasks === 1, () => `tasks of a launch to repeat: got ${this.tasks}, wanted 1`);
+    this.kernels.device.launch(this.kernel, this.header.address, times);
   }
 
   /** Writes the record of `group`, whose m is not 0, and returns its number of tasks. */
@@ -99,7 +135,10 @@ class Launcher {
     shapeTasks(shape, m, panels, panelBytes, allPanels, threads);
     const { rowsPerTask, panelsPerTask } = shape;
     const rowTasks = Math.ceil(m / rowsPerTask);
-    records.setAddress(at + recordWords.program * 8, this.programOf(b, rowWeights !== undefined));
+    records.setAddress(
+      at + recordWords.program * 8,
+      this.kernels.programOf(b, rowWeights !== undefined),
+    );
     records.setAddress(at + recordWords.a * 8, a.values.address);
     records.setInt64(at + recordWords.aStride * 8, a.values.stride * (a.type === "f32" ? 4 : 2));
     records.setAddress(at + recordWords.b * 8, b.stream.address + firstPanel * panelBytes);
@@ -124,30 +163,36 @@ class Launcher {
     records.setInt64(at + recordWords.rowWeights * 8, rowWeights ? rowWeights.address : 0);
     return rowTasks * Math.ceil(panels / panelsPerTask);
   }
+}
 
-  private programOf(b: PackedMatrix, isSummed: boolean): number {
-    const name = isSummed ? b.sumProgramName : b.programName;
-    let address = this.programs.get(name);
-    if (address === undefined) {
-      const { activation, dtype: weights, columnScales } = b;
-      const output = isSummed ? "reluSum" : "rows";
-      const spec: KernelSpec = { isa: this.isa, activation, weights, columnScales, output };
-      const { code, entry } = emitProgram(spec);
-      address = this.device.load(code, `deep-gemm ${name}`) + entry;
-      this.programs.set(name, address);
-    }
-    return address;
-  }
+/** What this room keeps for a device: the kernels, and arguments that calls share. */
+interface Launcher {
+  readonly kernels: Kernels;
+  readonly shared: Launch;
 }
 
 const launchers = new WeakMap<Device, Launcher>();
 
-/** Computes `groups`, which have passed the door's checks, by machine code for `isa`. */
-export function launchGemm(device: Device, isa: Isa, groups: readonly PanelGroup[]): void {
+function launcherOf(device: Device, isa: Isa): Launcher {
   let launcher = launchers.get(device);
   if (launcher === undefined) {
-    launcher = new Launcher(device, isa);
+    const kernels = new Kernels(device, isa);
+    launcher = { kernels, shared: new Launch(kernels, 64) };
     launchers.set(device, launcher);
   }
-  launcher.launch(groups);
+  return launcher;
+}
+
+/** Computes `groups`, which have passed the door's checks, by machine code for `isa`. */
+export function launchGemm(device: Device, isa: Isa, groups: readonly PanelGroup[]): void {
+  const { shared } = launcherOf(device, isa);
+  shared.write(groups);
+  shared.run();
+}
+
+/** The same, as arguments of its own that can be run again and again. */
+export function prepareLaunch(device: Device, isa: Isa, groups: readonly PanelGroup[]): Launch {
+  const launch = new Launch(launcherOf(device, isa).kernels, groups.length);
+  launch.write(groups);
+  return launch;
 }

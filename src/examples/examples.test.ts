@@ -19,6 +19,13 @@ const wanted: Readonly<Record<string, readonly RegExp[]>> = {
       (n) => new RegExp(`^migration, layer ${n}: \\d\\.\\d+ to 1\\.\\d+ with \\d+ moves`),
     ),
   ],
+  planner: [
+    /^6 published throughputs that took no part in the fit: off by at most [0-7]\.\d %$/,
+    /^the article's day: 5442 node-hours, \$87072$/,
+    /^32 nodes: \d+ prefill units of \d+ and \d+ decode units of \d+ nodes, \d+k tokens\/s at \d\d ms$/,
+    /^\d+ of 32 nodes in use; the (prefill|decode) pool is full/,
+    /^a simulated day: 2\d\d nodes on average, 2\d tokens\/s a user$/,
+  ],
   dualpipe: [
     /^dualpipe {5}8 ranks: time [\d.]+, bubble [\d.]+ %, 9 chunks held$/,
     /^dualpipev {4}4 ranks: time [\d.]+, bubble [\d.]+ %, 9 chunks held$/,
@@ -29,6 +36,7 @@ const wanted: Readonly<Record<string, readonly RegExp[]>> = {
     /^zb-v {9}4 ranks/,
     /^search: 248 before, 2[34]\d after, shorter$/,
   ],
+  smallpond: [/^DEEP: 100 to 104$/, /^POND: 300 to 304$/, /^SEEK: 200 to 204$/],
 };
 
 const examples = readdirSync(folder)

@@ -30,9 +30,9 @@ export function checkTensor(
   dtype: DType,
   shape: readonly number[],
 ): void {
-  assertEqual(tensor.dtype, dtype, `dtype of ${what}`);
+  assertEqual(tensor?.dtype, dtype, `dtype of ${what}`);
   assert(
-    tensor.shape.length === shape.length && shape.every((size, i) => tensor.shape[i] === size),
+    tensor.shape?.length === shape.length && shape.every((size, i) => tensor.shape[i] === size),
     () => `shape of ${what}: got [${tensor.shape}], wanted [${shape}]`,
   );
   const last = shape.at(-1) ?? 0;
@@ -71,6 +71,10 @@ export function checkScale(value: number): void {
 
 /** A sequence's queries are rows of `q`, and each page that its context needs is in the cache. */
 function checkSequence(sequence: MlaSequence, index: number, shape: MlaShape): void {
+  assert(
+    sequence?.blockTable instanceof Int32Array,
+    () => `sequences[${index}].blockTable: wanted an Int32Array`,
+  );
   const { queryStart, queryCount, contextLength, blockTable } = sequence;
   for (const [name, value] of Object.entries({ queryStart, queryCount, contextLength })) {
     assert(
@@ -98,21 +102,22 @@ function checkSequence(sequence: MlaSequence, index: number, shape: MlaShape): v
 
 /** Checks every operand of a call against every other, and names its dimensions. */
 export function checkCall(call: MlaCall): MlaShape {
+  assert(typeof call === "object" && call !== null, () => `call: got ${call}, wanted an object`);
   const { q, kvCache, headDimV, out, lse } = call;
-  assert(q.shape.length === 3, () => `shape of q: got [${q.shape}], wanted [tokens, heads, dimQk]`);
-  const [tokens, heads, dimQk] = q.shape;
+  const [tokens, heads, dimQk] = sizesOf("q", q, "tokens, heads, dimQk");
   assert(
     Number.isSafeInteger(headDimV) && headDimV >= 1 && headDimV <= dimQk,
     () => `headDimV: got ${headDimV}, wanted 1..${dimQk}`,
   );
   checkScale(call.softmaxScale);
-  const pages = kvCache.shape[0];
+  const [pages] = sizesOf("kvCache", kvCache, `pages, ${pageTokens}, dimQk`);
   const shape = { tokens, heads, dimQk, headDimV, pages };
   checkTensor("q", q, "f32", [tokens, heads, dimQk]);
   const cacheType = kvCache.dtype === "bf16" ? "bf16" : "f32";
   checkTensor("kvCache", kvCache, cacheType, [pages, pageTokens, dimQk]);
   checkTensor("out", out, "f32", [tokens, heads, headDimV]);
   if (lse !== undefined) checkTensor("lse", lse, "f32", [tokens, heads]);
+  assert(Array.isArray(call.sequences), () => `sequences: got ${call.sequences}, wanted a list`);
   call.sequences.forEach((sequence, i) => {
     checkSequence(sequence, i, shape);
   });

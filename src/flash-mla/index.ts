@@ -10,12 +10,25 @@ export type { FlashMlaOptions, FlashMlaResult } from "./decode-types.ts";
 export { dequantiseKvCache, type QuantiseKvOptions, quantiseKvCache } from "./latent-fp8.ts";
 export { getMlaMetadata, type MlaMetadata, type MlaMetadataOptions } from "./metadata.ts";
 export {
+  flashAttnVarlenFunc,
+  flashAttnVarlenKvpackedFunc,
+  flashAttnVarlenQkvpackedFunc,
+  type VarlenOptions,
+  type VarlenResult,
+} from "./prefill.ts";
+export {
+  flashAttnVarlenBackward,
+  type VarlenBackwardOptions,
+  type VarlenGradients,
+} from "./prefill-backward.ts";
+
   combineLaunch,
   type DecodeAddresses,
   type DecodeSizes,
   decodeLaunch,
   type LaunchArguments,
 } from "./ptx-arguments.ts";
+
 export { mlaCombineKernel } from "./ptx-combine.ts";
 export { type DecodeConfig, mlaDecodeKernel } from "./ptx-decode.ts";
 export {

@@ -3,10 +3,10 @@
  * the latent, 4 float32 scales (one for each 128 codes) and the 64 rotary values in bf16.
  * Source: README of github.com/deepseek-ai/FlashMLA, "FP8 KV Cache".
  */
-import { assert, assertEqual } from "../base/index.ts";
 import {
   type Allocate,
   bf16ToF32,
+  type DType,
   f8e4m3Max,
   f8e4m3ToF32,
   f32ToBf16,
@@ -16,6 +16,7 @@ import {
   ue8m0ToF32,
   zeros,
 } from "../tensor/index.ts";
+import { checkTensor, sizesOf } from "./checks.ts";
 
 /** Widths of a token, and the byte offsets of its parts. */
 export const latentFp8 = {
@@ -99,16 +100,8 @@ export function dequantiseToken(token: Uint8Array, out: Uint16Array): void {
   for (let i = 0; i < ropeDim; i++) out[nopeDim + i] = view.getUint16(ropeBytes + 2 * i, true);
 }
 
-function checkCache(cache: Tensor, dtype: string, width: number): void {
-  assertEqual(cache.dtype, dtype, "dtype of kvCache");
-  const { shape, stride, data } = cache;
-  assert(
-    shape.length === 4 && shape[2] === 1 && shape[3] === width,
-    () => `shape of kvCache: got [${shape}], wanted [pages, pageSize, 1, ${width}]`,
-  );
-  const rows = shape[0] * shape[1];
-  assert(
-    Number.isSafeInteger(rows) && stride >= width && data.length >= (rows - 1) * stride + width,
-    () => `kvCache: got ${data.length} elements in rows of ${stride} for [${shape}]`,
-  );
+/** Throws unless `cache` is `[pages, pageSize, 1, width]`. */
+function checkCache(cache: Tensor, dtype: DType, width: number): void {
+  const [pages, pageSize] = sizesOf("kvCache", cache, `pages, pageSize, 1, ${width}`);
+  checkTensor("kvCache", cache, dtype, [pages, pageSize, 1, width]);
 }

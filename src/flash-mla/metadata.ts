@@ -16,6 +16,9 @@ const overheadBlocks = 5;
 /** Rows (query tokens times heads of a key head) that a task takes together. */
 const tileRows = 128;
 
+/** The largest count that makes sense: of threads, heads, rows or keys. */
+const countMax = 2 ** 24;
+
 /** Integers of a part: see `MlaMetadata`. */
 const partWords = 8;
 
@@ -71,8 +74,8 @@ export function getMlaMetadata(
   };
   for (const [name, value] of Object.entries(counts)) {
     assert(
-      Number.isSafeInteger(value) && value >= 1 && value < 2 ** 31,
-      () => `${name}: got ${value}, wanted a count of at least 1`,
+      Number.isSafeInteger(value) && value >= 1 && value <= countMax,
+      () => `${name}: got ${value}, wanted 1..${countMax}`,
     );
   }
   for (const [name, lengths] of Object.entries({ topkLength, extraTopkLength })) {

@@ -44,7 +44,12 @@ import {
 } from "./x86-flash-layout.ts";
 import { emitResults } from "./x86-flash-results.ts";
 import { emitMask, emitSoftmax, noScore, scratch, softmaxArguments } from "./x86-flash-softmax.ts";
-import { emitPairedRows, emitStagedFp8, emitStagedRow } from "./x86-flash-stage.ts";
+import {
+  emitPairedRows,
+  emitStagedFp8,
+  emitStagedRow,
+  emitTransposedRow,
+} from "./x86-flash-stage.ts";
 import {
   emitScoreTile,
   emitValueTile,
@@ -251,7 +256,9 @@ class Program {
     asm.mov(rax.d, mem(rax, { index: head, scale: 4 }).d);
     asm.mov(mem(scratch, { index: row, scale: 4, disp: offsets.sink }).d, rax.d);
     asm.bind(noSink);
-    this.transpose(q, target);
+    asm.mov(rsi, q);
+    asm.mov(rdi, target);
+    emitTransposedRow(asm, shape, { from: rsi, to: rdi }, shape.dimQk);
     asm.add(target, 4);
     asm.add(q, mem(args, { disp: argumentLayout.qStride }));
     asm.add(out, this.field("outStride"));
@@ -274,43 +281,6 @@ class Program {
     asm.bind(sameToken);
     asm.cmp(row, this.field("rows"));
     asm.jne(next);
-  }
-
-  /** One query to its lane of every step. */
-  private transpose(q: Gpr, target: Gpr): void {
-    const { asm, shape } = this;
-    const { isDot, dimQk, vectorBytes } = shape;
-    const [from, to] = [rsi, rdi];
-    asm.mov(from, q);
-    asm.mov(to, target);
-    const step = (index: number, bytes: number): void => {
-      const [source, place] = [mem(from, { disp: bytes * index }), mem(to, { disp: 0 })];
-      if (isDot && bytes === 4) {
-        asm.mov(rax.d, source.d);
-      } else {
-        asm.movzx(rax.d, source.w);
-        if (!isDot) asm.shl(rax.d, 16);
-      }
-      asm.mov(place.plus(index * vectorBytes).d, rax.d);
-    };
-    const turn = 8;
-    const bytes = isDot ? 4 : 2;
-    const whole = isDot ? Math.floor(dimQk / 2) : dimQk;
-    if (whole >= turn) {
-      asm.mov(rcx.d, Math.floor(whole / turn));
-      const loop = asm.here("transpose");
-      for (let i = 0; i < turn; i++) step(i, bytes);
-      asm.add(from, turn * bytes);
-      asm.add(to, turn * vectorBytes);
-      asm.dec(rcx.d);
-      asm.jne(loop);
-    }
-    for (let i = 0; i < whole % turn; i++) step(i, bytes);
-    if (isDot && dimQk % 2 === 1) {
-      // The last of an odd width: its partner stays zero.
-      asm.movzx(rax.d, mem(from, { disp: bytes * (whole % turn) }).w);
-      asm.mov(mem(to, { disp: (whole % turn) * vectorBytes }).d, rax.d);
-    }
   }
 
   private eachSpan(body: () => void): void {
@@ -562,7 +532,7 @@ class Program {
     asm.lea(rdx, mem(done, { index: count }));
     asm.cmp(rdx, this.field("visible"));
     asm.jle(seen);
-    emitMask(v, shape);
+    emitMask(v, shape.offsets.visible);
     asm.bind(seen);
     asm.mov(count, this.local("count"));
     asm.lea(scores, mem(scratch, { disp: start }));

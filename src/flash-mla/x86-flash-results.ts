@@ -187,7 +187,7 @@ function emitBf16Row(v: VectorBuilder, shape: FlashShape, places: RowPlaces): vo
 /** Stores `dims` dimensions of a slab as bf16; `load` gets them as float32. */
 export function emitBf16Slab(
   v: VectorBuilder,
-  shape: FlashShape,
+  shape: Pick<FlashShape, "isDot">,
   { source, target }: Pick<RowPlaces, "source" | "target">,
   dims: number,
   load: (to: Vec, place: Mem) => void,

@@ -90,15 +90,18 @@ export const softmaxArguments: Readonly<
   done: rax,
 };
 
-/** Replaces by -infinity the scores of the first `count` keys that a row does not see. */
-export function emitMask(v: VectorBuilder, shape: FlashShape): void {
+/**
+ * Replaces by -infinity the scores of the first `count` keys that a row does not see; `visibleAt` is
+ * where scratch memory says how many it sees.
+ */
+export function emitMask(v: VectorBuilder, visibleAt: number): void {
   const { asm } = v;
   const { scores, vector, count, done } = softmaxArguments;
   v.scope(() => {
     const [visible, index, one, hidden, score] = v.take("mask", 5);
     asm.vmovd(index.x, done.d);
     asm.vpbroadcastd(index, index.x);
-    v.load(visible, mem(vector, { disp: shape.offsets.visible }));
+    v.load(visible, mem(vector, { disp: visibleAt }));
     asm.vpsubd(visible, visible, index);
     v.zero(index);
     asm.vpbroadcastd(one, mem(asm.constant(Int32Array.of(1))));
@@ -230,8 +233,8 @@ function emitWeights(v: VectorBuilder, shape: FlashShape, registers: WeightRegis
   });
 }
 
-/** The order that brings two vectors of 16 bf16 to pairs. */
-function loadPairOrder(v: VectorBuilder): Vec {
+/** Takes a register with the order that brings two vectors of 16 bf16 to pairs. */
+export function loadPairOrder(v: VectorBuilder): Vec {
   const order = v.take("pair order");
   const words = Uint16Array.from({ length: 32 }, (_, i) => (i >> 1) + 16 * (i & 1));
   v.load(order, mem(v.asm.constant(words)));

@@ -3,12 +3,15 @@
  * float32 or decoded from FP8, padded with zeros to what the products read.
  */
 import {
+  type Assembler,
   e4m3HalfScale,
   type Gpr,
   type Mem,
   mem,
   psFromBf16,
   psFromE4m3,
+  rax,
+  rcx,
   roundToBf16,
   type Vec,
   type VectorBuilder,
@@ -19,7 +22,7 @@ import type { FlashShape } from "./x86-flash-layout.ts";
 /** Copies the bf16 row of `width` at `from` to `to`, zeros up to `padded` elements. */
 export function emitStagedRow(
   v: VectorBuilder,
-  shape: FlashShape,
+  shape: Pick<FlashShape, "isDot">,
   { from, to }: Readonly<Record<"from" | "to", Gpr>>,
   width: number,
   padded: number,
@@ -38,7 +41,7 @@ export function emitStagedRow(
 /** value = the first `count` elements at `place`, or a vector of them; the rest zero. */
 function emitPart(
   v: VectorBuilder,
-  shape: FlashShape,
+  shape: Pick<FlashShape, "isDot">,
   value: Vec,
   place: Mem,
   count: number,
@@ -104,7 +107,10 @@ export function emitStagedFp8(
  */
 export function emitPairedRows(
   v: VectorBuilder,
-  shape: FlashShape,
+  shape: Pick<
+    FlashShape,
+    "isDot" | "stagedValue" | "headDimV" | "slabDims" | "spanKeys" | "slabBytes"
+  >,
   { from, other, to }: { readonly from: Gpr; readonly other: Gpr | undefined; readonly to: Gpr },
 ): void {
   const { asm } = v;
@@ -124,4 +130,44 @@ export function emitPairedRows(
       v.store(mem(to, { disp: disp + v.vectorBytes }), high);
     }
   });
+}
+
+/**
+ * Writes the bf16 row of `dim` elements at `from` to one lane: the first pair (or float32) at `to`,
+ * each next a vector on. Clobbers both, rax and rcx.
+ */
+export function emitTransposedRow(
+  asm: Assembler,
+  { isDot, vectorBytes }: Pick<FlashShape, "isDot" | "vectorBytes">,
+  { from, to }: Readonly<Record<"from" | "to", Gpr>>,
+  dim: number,
+): void {
+  const bytes = isDot ? 4 : 2;
+  const step = (index: number): void => {
+    const source = mem(from, { disp: bytes * index });
+    if (isDot) {
+      asm.mov(rax.d, source.d);
+    } else {
+      asm.movzx(rax.d, source.w);
+      asm.shl(rax.d, 16);
+    }
+    asm.mov(mem(to, { disp: index * vectorBytes }).d, rax.d);
+  };
+  const turn = 8;
+  const whole = isDot ? Math.floor(dim / 2) : dim;
+  if (whole >= turn) {
+    asm.mov(rcx.d, Math.floor(whole / turn));
+    const loop = asm.here("transpose");
+    for (let i = 0; i < turn; i++) step(i);
+    asm.add(from, turn * bytes);
+    asm.add(to, turn * vectorBytes);
+    asm.dec(rcx.d);
+    asm.jne(loop);
+  }
+  for (let i = 0; i < whole % turn; i++) step(i);
+  if (isDot && dim % 2 === 1) {
+    // The last of an odd width: its partner stays zero.
+    asm.movzx(rax.d, mem(from, { disp: bytes * (whole % turn) }).w);
+    asm.mov(mem(to, { disp: (whole % turn) * vectorBytes }).d, rax.d);
+  }
 }

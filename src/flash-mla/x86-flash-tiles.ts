@@ -29,12 +29,12 @@ import {
 import type { FlashShape } from "./x86-flash-layout.ts";
 
 /** Vectors of rows that a score tile can take together. */
-export function scoreVectorsMax(shape: FlashShape): number {
+export function scoreVectorsMax(shape: Pick<FlashShape, "isa">): number {
   return hasAvx512(shape.isa) ? 2 : 1;
 }
 
 /** Keys of a score tile; a divisor of 16, so that tiles never cross a run. */
-export function scoreTileKeys(shape: FlashShape, vectors: number): number {
+export function scoreTileKeys(shape: Pick<FlashShape, "isa">, vectors: number): number {
   return hasAvx512(shape.isa) ? 16 / vectors : 8;
 }
 
@@ -55,15 +55,36 @@ export const scoreTile: Readonly<
 
 const unrolled = 4;
 
-function vectorOf(shape: FlashShape): (code: number) => Vec {
+function vectorOf(shape: Pick<FlashShape, "isa">): (code: number) => Vec {
   return hasAvx512(shape.isa) ? zmm : ymm;
 }
 
 /** acc += a * b, of pairs of bf16 or of float32. */
-function multiply(asm: Assembler, shape: FlashShape, acc: Vec, a: Vec, b: Vec): void {
+function multiply(
+  asm: Assembler,
+  shape: Pick<FlashShape, "isDot">,
+  acc: Vec,
+  a: Vec,
+  b: Vec,
+): void {
   if (shape.isDot) asm.vdpbf16ps(acc, a, b);
   else asm.vfmadd231ps(acc, a, b);
 }
+
+/** What of a shape score tiles depend on. */
+export type ScoreTileShape = Pick<
+  FlashShape,
+  | "isa"
+  | "isDot"
+  | "vectorBytes"
+  | "steps"
+  | "keyBytes"
+  | "stagesKeys"
+  | "spanKeys"
+  | "slabs"
+  | "slabDims"
+  | "slabBytes"
+>;
 
 /**
  * Scores of `scoreTileKeys` keys against `vectors` vectors of rows, unscaled, each key's at the
@@ -72,7 +93,7 @@ function multiply(asm: Assembler, shape: FlashShape, acc: Vec, a: Vec, b: Vec): 
  */
 export function emitScoreTile(
   asm: Assembler,
-  shape: FlashShape,
+  shape: ScoreTileShape,
   vectors: number,
   pairs: boolean,
 ): void {
@@ -81,7 +102,7 @@ export function emitScoreTile(
 
 class ScoreTile {
   private readonly asm: Assembler;
-  private readonly shape: FlashShape;
+  private readonly shape: ScoreTileShape;
   private readonly vectors: number;
   private readonly vec: (code: number) => Vec;
   private readonly tileKeys: number;
@@ -92,7 +113,7 @@ class ScoreTile {
    */
   private readonly hasQuads: boolean;
 
-  constructor(asm: Assembler, shape: FlashShape, vectors: number) {
+  constructor(asm: Assembler, shape: ScoreTileShape, vectors: number) {
     this.asm = asm;
     this.shape = shape;
     this.vectors = vectors;
@@ -231,11 +252,21 @@ export const valueTile: Readonly<
   aheadStep: r12,
 };
 
+/** What of a shape value tiles depend on. */
+export type ValueTileShape = Pick<
+  FlashShape,
+  "isa" | "isDot" | "vectorBytes" | "slabBytes" | "valueBytes" | "stagesKeys"
+> & {
+  /** Bytes from step to step and from row to row of the weights; default `[step][lane]`. */
+  readonly weightStep?: number;
+  readonly weightRow?: number;
+};
+
 /**
  * A subroutine: results of `rows` rows and a slab of dimensions = factor * results + weights *
  * values.
  */
-export function emitValueTile(asm: Assembler, shape: FlashShape, rows: number): Label {
+export function emitValueTile(asm: Assembler, shape: ValueTileShape, rows: number): Label {
   asm.align(64);
   const label = asm.here(`values-${rows}`);
   const { out, factors } = valueTile;
@@ -261,7 +292,8 @@ export function emitValueTile(asm: Assembler, shape: FlashShape, rows: number): 
 }
 
 /** One step of all rows, the values in the registers behind the sums. */
-function emitProducts(asm: Assembler, shape: FlashShape, rows: number, step: number): void {
+function emitProducts(asm: Assembler, shape: ValueTileShape, rows: number, step: number): void {
+  const { weightStep = shape.vectorBytes, weightRow = 4 } = shape;
   const vec = vectorOf(shape);
   const vectors = shape.slabBytes / shape.vectorBytes;
   const spare = rows * vectors + vectors;
@@ -271,7 +303,7 @@ function emitProducts(asm: Assembler, shape: FlashShape, rows: number, step: num
   }
   for (let row = 0; row < rows; row++) {
     const weight = vec(spare + (hasAvx512(shape.isa) ? row % 2 : 0));
-    const disp = step * shape.vectorBytes + 4 * row;
+    const disp = step * weightStep + row * weightRow;
     asm.vbroadcastss(weight, mem(valueTile.weights, { disp }));
     for (let v = 0; v < vectors; v++) {
       multiply(asm, shape, vec(row * vectors + v), vec(rows * vectors + v), weight);
@@ -280,7 +312,7 @@ function emitProducts(asm: Assembler, shape: FlashShape, rows: number, step: num
 }
 
 /** Steps over pairs in scratch memory, or over rows of float32. */
-function emitSteps(asm: Assembler, shape: FlashShape, rows: number): void {
+function emitSteps(asm: Assembler, shape: ValueTileShape, rows: number): void {
   const { weights, values, steps } = valueTile;
   const vec = vectorOf(shape);
   const vectors = shape.slabBytes / shape.vectorBytes;
@@ -294,7 +326,7 @@ function emitSteps(asm: Assembler, shape: FlashShape, rows: number): void {
   };
   const advance = (count: number): void => {
     asm.add(values, count * stride);
-    asm.add(weights, count * shape.vectorBytes);
+    asm.add(weights, count * (shape.weightStep ?? shape.vectorBytes));
   };
   const [rest, end] = [asm.label("rest"), asm.label("end")];
   asm.mov(rax.d, steps.d);

@@ -28,6 +28,12 @@ export function faultyKv(store: KvStore, rates: FaultRates, random: Random): KvS
 
 function faultyTransaction(inner: Transaction, rates: FaultRates, random: Random): Transaction {
   const { conflict = 0, throttled = 0, lostAfter = 0, lostBefore = 0, tooOld = 0 } = rates;
+  // The answer to a commit that writes nothing can be asked for again: it is never unknown.
+  let writes = false;
+  const writing = (write: () => void): void => {
+    write();
+    writes = true;
+  };
   const injected = "Injected by the test: run the transaction again.";
   const reading = <T>(read: () => Promise<T>): Promise<T> =>
     random.uniform() < tooOld ? Promise.reject(kvError("kv-too-old", injected)) : read();
@@ -39,9 +45,9 @@ function faultyTransaction(inner: Transaction, rates: FaultRates, random: Random
       reading(() => inner.snapshotGetRange(begin, end, options)),
     addReadConflictKey: (key) => inner.addReadConflictKey(key),
     addReadConflictRange: (begin, end) => inner.addReadConflictRange(begin, end),
-    set: (key, value) => inner.set(key, value),
-    clear: (key) => inner.clear(key),
-    clearRange: (begin, end) => inner.clearRange(begin, end),
+    set: (key, value) => writing(() => inner.set(key, value)),
+    clear: (key) => writing(() => inner.clear(key)),
+    clearRange: (begin, end) => writing(() => inner.clearRange(begin, end)),
     cancel: () => inner.cancel(),
     async commit() {
       const [cause, before] = [random.uniform(), conflict + throttled + lostBefore];
@@ -49,10 +55,10 @@ function faultyTransaction(inner: Transaction, rates: FaultRates, random: Random
         inner.cancel();
         if (cause < conflict) throw kvError("kv-conflict", injected);
         if (cause < conflict + throttled) throw kvError("kv-throttled", injected);
-        throw kvError("kv-maybe-committed", injected);
+        throw kvError(writes ? "kv-maybe-committed" : "kv-unavailable", injected);
       }
       await inner.commit();
-      if (cause < before + lostAfter) throw kvError("kv-maybe-committed", injected);
+      if (writes && cause < before + lostAfter) throw kvError("kv-maybe-committed", injected);
     },
   };
 }

@@ -21,7 +21,7 @@ export function keyAfter(key: Uint8Array): Uint8Array {
 export function prefixEnd(prefix: Uint8Array): Uint8Array {
   let length = prefix.length;
   while (length > 0 && prefix[length - 1] === 255) length--;
-  const end = prefix.slice(0, length);
+  const end = new Uint8Array(prefix.subarray(0, length));
   end[length - 1]++;
   return end;
 }

@@ -1,6 +1,8 @@
 /** @file Door of `native`: the only FFI of the house. */
+
 export { processCpuTimeUs, threadCpuTimeUs } from "./clock.ts";
 export { callable, callableOfThree, freeCode, loadCode } from "./code.ts";
+export { type CudaDriver, type CudaFunction, cudaAbsence, cudaDriver } from "./cuda-driver.ts";
 export { addressOf, nativeAbsence, nativeLayer } from "./koffi.ts";
 export { type FileBytes, mapFile } from "./map-file.ts";
 export {

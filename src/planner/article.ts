@@ -145,7 +145,7 @@ function revenueOf(direction: -1 | 0 | 1): number {
 }
 
 /** What token counts earn at R1's prices. */
-function dollarsOf(hits: number, misses: number, output: number): number {
+export function dollarsOf(hits: number, misses: number, output: number): number {
   const { dollarsHit, dollarsMiss, dollarsOutput } = articleFigures;
   return (hits * dollarsHit + misses * dollarsMiss + output * dollarsOutput) / 1e6;
 }

@@ -63,7 +63,7 @@ export interface DecodeEstimate extends Estimate {
 }
 
 /** `storageGBs` unless given. */
-const defaultStorageGBs = 40;
+export const defaultStorageGBs = 40;
 
 /** A prefill unit that computes `tokensPerGpu` tokens a GPU and step. */
 export function estimatePrefill(

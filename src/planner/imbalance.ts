@@ -66,7 +66,7 @@ export function imbalanceOf(problem: ImbalanceCase): Imbalance {
 }
 
 /** Loads of a batch of `total` choices: Poisson, by its normal approximation. */
-function sampleOf(known: readonly number[][], total: number): number[][] {
+export function sampleOf(known: readonly number[][], total: number): number[][] {
   const random = new Random(seed);
   return known.map((row) => {
     const sum = row.reduce((x, y) => x + y, 0);

@@ -18,6 +18,7 @@ export {
   nodeSpans,
   poolScale,
 } from "./article.ts";
+export type { PoolScale } from "./autoscale.ts";
 export {
   type Calibration,
   type CheckedPoint,
@@ -25,7 +26,15 @@ export {
   calibration,
   type FittedNumbers,
 } from "./calibration.ts";
+export {
+  type DayOptions,
+  type DayResult,
+  type DayWindow,
+  publishedDay,
+  simulateDay,
+} from "./day.ts";
 export { type DecodeLoad, type DecodeStep, decodeStep } from "./decode.ts";
+export { articleDemand, type Demand } from "./demand.ts";
 export { type Deployment, type MemoryBudget, memoryOf } from "./deployment.ts";
 export { type PlannerErrorCode, plannerErrors } from "./errors.ts";
 export {

@@ -20,6 +20,8 @@ export interface PrefillLoad {
   readonly expanded: number;
   /** Prompts that end in this step. */
   readonly prompts: number;
+  /** Tokens of the mean GPU: what the experts share out. Default: `tokens`, all GPUs alike. */
+  readonly meanTokens?: number;
 }
 
 /** A step of a prefill unit. */
@@ -59,11 +61,12 @@ export function prefillStep(deployment: Deployment, load: PrefillLoad): PrefillS
   const { arch, hw, overlap, efficiency, drafts } = checkDeployment(deployment);
   const kernels = new Kernels(hw);
   const tokens = load.tokens / 2;
-  const imbalance = expertImbalance(deployment, tokens);
+  const shared = (load.meanTokens ?? load.tokens) / 2;
+  const imbalance = expertImbalance(deployment, shared);
   const smShare = overlap ? (hw.sms - communicationSms(hw.sms)) / hw.sms : 1;
   const attention = attentionTimes(kernels, deployment, load, smShare);
-  const mlp = mlpTimes(kernels, deployment, tokens, imbalance.gpu, smShare);
-  const exchange = exchangeTimes(kernels, deployment, tokens, imbalance.node);
+  const mlp = mlpTimes(kernels, deployment, { own: tokens, shared }, imbalance.gpu, smShare);
+  const exchange = exchangeTimes(kernels, deployment, shared, imbalance.node);
   const pipeline = prefillPipeline({
     attention: sum(attention),
     mlp: sum(mlp),
@@ -128,13 +131,13 @@ function attentionTimes(
 function mlpTimes(
   kernels: Kernels,
   { arch, slotsPerGpu, ranks }: Deployment,
-  tokens: number,
+  { own: tokens, shared: mean }: { readonly own: number; readonly shared: number },
   imbalance: number,
   smShare: number,
 ): Record<string, number> {
   const { hiddenSize: h, moeIntermediateSize: width, numExpertsPerTok: k } = arch.config;
   const { nSharedExperts } = arch.config;
-  const rows = tokens * k * imbalance;
+  const rows = mean * k * imbalance;
   const layout = "contiguous";
   const routed =
     kernels.grouped(rows, slotsPerGpu, 2 * width, h, layout, smShare) +
@@ -146,7 +149,7 @@ function mlpTimes(
       : kernels.product(tokens, 2 * sharedWidth, h, smShare) +
         kernels.product(tokens, h, sharedWidth, smShare);
   // A token arrives once on each GPU that it goes to, and is copied to each of its experts there.
-  const arrivals = tokens * imbalance * distinct(ranks, k);
+  const arrivals = mean * imbalance * distinct(ranks, k);
   const bytes =
     tokens * (h * (2 + 2 + 1) + h * 4) + // norm and quantisation; sum with residual
     arrivals * h + // received rows read

@@ -135,6 +135,9 @@ const single: Case[] = [
         keys,
       );
       assert.equal(found[0].value.length, 0);
+      const prefix = Buffer.from([7, 255]);
+      assert.deepEqual([...prefixEnd(prefix)], [8]);
+      assert.deepEqual([...prefix], [7, 255]);
       await put(store, { a: "before" });
       const value = (await look(store, (reader) => reader.get(a)))!;
       value.fill(0);

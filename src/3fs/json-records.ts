@@ -1,0 +1,95 @@
+/**
+ * @file Records as JSON under ordered keys: the families of records that `mgmtd` and `meta` keep in
+ * `kv`. A key is the family's name, a zero byte, and the parts in an order-preserving form.
+ */
+import { assert } from "../base/index.ts";
+import { type KvEntry, prefixEnd, scan, type Transaction } from "../kv/index.ts";
+
+/** A part of a key: a non-negative safe integer, or a text (only as the last part, or without zero). */
+export type KeyPart = number | string;
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** The key of a family's record: numbers as 8 bytes, texts ended by a zero but for the last part. */
+function recordKey(family: string, ...parts: readonly KeyPart[]): Uint8Array {
+  const pieces: Uint8Array[] = [encoder.encode(`${family}\0`)];
+  parts.forEach((part, i) => {
+    if (typeof part === "number") pieces.push(bigEndian(part));
+    else pieces.push(encoder.encode(i < parts.length - 1 ? `${part}\0` : part));
+  });
+  return Buffer.concat(pieces);
+}
+
+function bigEndian(value: number): Uint8Array {
+  assert(Number.isSafeInteger(value) && value >= 0, () => `part of a key: got ${value}`);
+  const bytes = new Uint8Array(8);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, Math.floor(value / 2 ** 32));
+  view.setUint32(4, value % 2 ** 32);
+  return bytes;
+}
+
+/** A value as JSON in bytes. */
+function encodeJson(value: unknown): Uint8Array {
+  return encoder.encode(JSON.stringify(value));
+}
+
+/** The value of such bytes. */
+function decodeJson<T>(bytes: Uint8Array): T {
+  return JSON.parse(decoder.decode(bytes)) as T;
+}
+
+/** One family of records of type `T`. */
+export class RecordFamily<T> {
+  /** The first part of its keys. */
+  readonly name: string;
+
+  constructor(name: string) {
+    this.name = name;
+  }
+
+  /** A record's key. */
+  key(...parts: readonly KeyPart[]): Uint8Array {
+    return recordKey(this.name, ...parts);
+  }
+
+  /** The record; the commit fails if it changes before. */
+  async get(transaction: Transaction, ...parts: readonly KeyPart[]): Promise<T | undefined> {
+    const value = await transaction.get(this.key(...parts));
+    return value && decodeJson<T>(value);
+  }
+
+  /** The record in the snapshot. */
+  async peek(transaction: Transaction, ...parts: readonly KeyPart[]): Promise<T | undefined> {
+    const value = await transaction.snapshotGet(this.key(...parts));
+    return value && decodeJson<T>(value);
+  }
+
+  /** Sets a record. */
+  set(transaction: Transaction, record: T, ...parts: readonly KeyPart[]): void {
+    transaction.set(this.key(...parts), encodeJson(record));
+  }
+
+  /** Removes a record. */
+  clear(transaction: Transaction, ...parts: readonly KeyPart[]): void {
+    transaction.clear(this.key(...parts));
+  }
+
+  /** Whether there is any record under `parts`; the commit fails if that changes. */
+  async isEmpty(transaction: Transaction, ...parts: readonly KeyPart[]): Promise<boolean> {
+    const prefix = this.key(...parts);
+    return (await transaction.getRange(prefix, prefixEnd(prefix), { limit: 1 })).length === 0;
+  }
+
+  /** All records under `parts`, from the snapshot, in the order of their keys. */
+  async list(transaction: Transaction, ...parts: readonly KeyPart[]): Promise<T[]> {
+    const prefix = this.key(...parts);
+    const records: T[] = [];
+    const entries: AsyncIterable<KvEntry> = scan(transaction, prefix, prefixEnd(prefix), {
+      snapshot: true,
+    });
+    for await (const { value } of entries) records.push(decodeJson<T>(value));
+    return records;
+  }
+}
