@@ -21,14 +21,13 @@ export {
   type VarlenBackwardOptions,
   type VarlenGradients,
 } from "./prefill-backward.ts";
-
+export {
   combineLaunch,
   type DecodeAddresses,
   type DecodeSizes,
   decodeLaunch,
   type LaunchArguments,
 } from "./ptx-arguments.ts";
-
 export { mlaCombineKernel } from "./ptx-combine.ts";
 export { type DecodeConfig, mlaDecodeKernel } from "./ptx-decode.ts";
 export {
