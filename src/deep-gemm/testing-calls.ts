@@ -21,8 +21,12 @@ export interface Call {
   readonly run: (args: unknown[]) => unknown;
 }
 
-/** The names of the door's functions that have no call here, being about no operands. */
+/** Names of the door that have no call here: they take no operands, or a GPU's. */
 export const withoutOperands: readonly string[] = [
+  "fp8Arguments",
+  "fp8GemmKernel",
+  "hopperFp8Card",
+  "planGemm",
   "getMkAlignmentForContiguousLayout",
   "getTheoreticalMkAlignmentForContiguousLayout",
   "setMkAlignmentForContiguousLayout",

@@ -81,6 +81,7 @@ export function timeOf(device: Device, work: () => void): number {
   return now() - start;
 }
 
+/** Time of one launch of `limit`, see `timeOf`. */
 export function timeOfLimit(device: Device, { kernel, args, prepare }: Limit): number {
   prepare();
   return timeOf(device, () => device.launch(kernel, args.address, limitTasks * device.threads));
