@@ -52,7 +52,7 @@ test("help names every command, and a command's help every flag", async () => {
     baleen(["serve", "--port", "1", "--help"]),
     baleen(["--version"]),
   ]);
-  for (const name of ["serve", "generate", "logits", "tokenize", "inspect", "bench"]) {
+  for (const name of ["serve", "generate", "logits", "tokenize", "inspect", "bench", "profile"]) {
     assert.match(help.stdout, new RegExp(`^  ${name} +[A-Z]`, "m"));
   }
   for (const flag of ["--model DIR", "--port N", "--api-key KEY", "--no-mtp", "--kv-memory SIZE"]) {
@@ -81,6 +81,17 @@ test("mistakes end with status 2, failures with 1: one sentence each, and no sta
       /^baleen: \/nowhere can't be read .*\n$/,
     ],
     [["bench", "--url", "http://127.0.0.1:9"], 1, /^baleen: Nobody answers at .*\.\n$/],
+    [["profile"], 2, /^baleen: profile takes traces: give one or more files .*\.\n$/],
+    [
+      ["profile", "/nowhere"],
+      1,
+      /^baleen: \/nowhere can't be read \(ENOENT\): check the path\.\n$/,
+    ],
+    [
+      ["profile", "x", "--communication", "("],
+      2,
+      /^baleen: --communication: "\(" is no reg.*\.\n$/,
+    ],
   ];
   const outcomes = await Promise.all(cases.map(([argv]) => baleen(argv)));
   outcomes.forEach(({ status, stdout, stderr }, index) => {

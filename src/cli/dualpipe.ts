@@ -10,7 +10,9 @@ import {
   searchSchedule,
   simulate,
   toTuples,
+  traceSimulation,
 } from "../dualpipe/index.ts";
+import { writeTrace } from "../trace/index.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { UsageError } from "./flags.ts";
 
@@ -61,11 +63,13 @@ export const dualpipe: Command = defineCommand({
     send: { type: "number", value: "T", min: 0, default: 0, help: "Time of a message." },
     json: { type: "switch", help: "Print JSON." },
     svg: { type: "text", value: "FILE", help: "Write the Gantt chart (picture: print it else)." },
+    trace: { type: "text", value: "FILE", help: "Write a trace; a unit of time is 1 ms in it." },
   },
   operands: actions.join("|"),
   examples: [
     "baleen dualpipe simulate --ranks 8 --micro-batches 20",
     "baleen dualpipe picture --svg dualpipe.svg",
+    "baleen dualpipe simulate --trace dualpipe.json && baleen profile dualpipe.json",
     "baleen dualpipe schedule --kind dualpipev --ranks 4 --micro-batches 10 --json",
   ],
   async run({ flags, operands }) {
@@ -97,6 +101,9 @@ export const dualpipe: Command = defineCommand({
     const simulation = simulate(schedule, durations, memory);
     const picture = pictureSchedule(schedule, simulation, durations);
     if (flags.svg !== undefined) writeFileSync(flags.svg, picture);
+    if (flags.trace !== undefined) {
+      writeFileSync(flags.trace, [...writeTrace(traceSimulation(simulation))].join(""));
+    }
     if (action === "picture") {
       console.log(flags.svg === undefined ? picture : `wrote ${flags.svg}`);
       return;

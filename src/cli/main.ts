@@ -17,6 +17,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   dualpipe: async () => (await import("./dualpipe.ts")).dualpipe,
   plan: async () => (await import("./plan.ts")).plan,
   graysort: async () => (await import("./graysort.ts")).graysort,
+  profile: async () => (await import("./profile.ts")).profile,
 };
 
 async function overview(): Promise<string> {

@@ -22,6 +22,7 @@ export {
   simulate,
   type TimelineEvent,
 } from "./simulate.ts";
+export { traceSimulation } from "./trace.ts";
 export { withTransfers } from "./transfers.ts";
 export { toTuples } from "./tuples.ts";
 export type {

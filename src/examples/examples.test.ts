@@ -26,6 +26,12 @@ const wanted: Readonly<Record<string, readonly RegExp[]>> = {
     /^\d+ of 32 nodes in use; the (prefill|decode) pool is full/,
     /^a simulated day: 2\d\d nodes on average, 2\d tokens\/s a user$/,
   ],
+  "profile-data": [
+    /^rank 0: 900 us, communication 400 us, overlapped 150 us, exposed 250 us$/,
+    /^rank 1: 900 us, communication 200 us, overlapped 150 us, exposed 50 us$/,
+    /^rank 0 came last 0 times, others waited 0 us for it$/,
+    /^rank 1 came last 1 times, others waited 200 us for it$/,
+  ],
   dualpipe: [
     /^dualpipe {5}8 ranks: time [\d.]+, bubble [\d.]+ %, 9 chunks held$/,
     /^dualpipev {4}4 ranks: time [\d.]+, bubble [\d.]+ %, 9 chunks held$/,
