@@ -1,35 +1,18 @@
 /** @file The reports of `baleen plan` as text. */
 import {
-  type Architecture,
   type ArticleReport,
   type Calibration,
   type DayResult,
   type DayWindow,
-  type DecodeEstimate,
-  type Deployment,
+  type EstimateReport,
   type Hardware,
   type LayerTimeline,
   type MemoryBudget,
   type Plan,
-  type PrefillEstimate,
   publishedDay,
   type SearchOptions,
   type SearchResult,
-  type Workload,
 } from "../planner/index.ts";
-
-/** Everything that `baleen plan estimate` prints. */
-export interface EstimateReport {
-  readonly hw: Hardware;
-  readonly arch: Architecture;
-  readonly workload: Workload;
-  readonly tokensPerGpu: number;
-  readonly batch: number;
-  readonly prefillUnit: Deployment;
-  readonly decodeUnit: Deployment;
-  readonly prefill: PrefillEstimate;
-  readonly decode: DecodeEstimate;
-}
 
 /** A number with thousands apart. */
 function count(value: number): string {

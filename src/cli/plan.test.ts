@@ -1,6 +1,7 @@
 /** @file `baleen plan` as users run it: child processes and real files. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -62,7 +63,7 @@ test("plan day6 prints the article's figures and every point's error and role", 
 test("plan search reads a model's config and a profile of one's own", () => {
   const config = file("config.json", lite);
   const hw = file("hw.json", { base: "h800", name: "big", hbmGB: 141 });
-  const shared = ["--nodes", "4", "--sla-tpot", "50ms", "--json"];
+  const shared = ["--nodes", "4", "--sla-tpot", "50ms", "--placement", "exact", "--json"];
   const found = [
     plan("search", "--config", config, "--hw", "h800", ...shared),
     plan("search", "--config", folder, "--hw", hw, ...shared),
@@ -70,7 +71,10 @@ test("plan search reads a model's config and a profile of one's own", () => {
   assert.ok(found[0].best.tpotMs <= 50);
   // More memory never hurts.
   assert.ok(found[1].best.outputPerS >= found[0].best.outputPerS);
-  assert.match(plan("search", "--nodes", "20").stdout, /Why:\n {2}\d+ of 20 nodes/);
+  assert.match(
+    plan("search", "--nodes", "20", "--placement", "exact").stdout,
+    /Why:\n {2}\d+ of 20 nodes/,
+  );
 });
 
 test("plan estimate draws both phases, and plan hardware lists what there is", () => {
@@ -95,8 +99,40 @@ test("plan day prints the curve, and the article's sums beside its own", () => {
   assert.match(stdout, /^nodes {2}[▁▂▃▄▅▆▇█]{48}/);
   assert.match(stdout, /^cost, \$ +8\d,\d{3} +87,072 +[+-]\d\.\d %$/m);
   assert.match(stdout, /^output\/s a decode node +1\d,\d{3} +14,800/m);
-  const short = plan("day", "--requests", "900000000").stdout;
+  const short = plan("day", "--requests", "400000000").stdout;
   assert.match(short, /demand is beyond the largest pools: queues grow/);
+});
+
+test("plan serve answers on this machine with page and data, and ends on a signal", async () => {
+  const child = spawn(process.execPath, [main, "plan", "serve", "--port", "0", "--nodes", "2"], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  try {
+    const [line] = await once(child.stdout!.setEncoding("utf8"), "data");
+    const url = /http:\/\/127\.0\.0\.1:\d+/.exec(line as string)?.[0];
+    assert.ok(url, line as string);
+    const [page, data, none, post] = await Promise.all([
+      fetch(url),
+      fetch(`${url}/plan.json`),
+      fetch(`${url}/none`),
+      fetch(url, { method: "POST" }),
+    ]);
+    assert.match(await page.text(), /<title>baleen plan<\/title>/);
+    assert.match(page.headers.get("content-security-policy") ?? "", /default-src 'self'/);
+    const document = (await data.json()) as Record<string, unknown>;
+    assert.equal(document.isArticle, true);
+    assert.match(JSON.stringify(document.search), /don't fit on 2 nodes/);
+    assert.deepEqual([none.status, post.status], [404, 405]);
+    const port = new URL(url).port;
+    assert.match(
+      plan("serve", "--port", port).stderr,
+      /^baleen: Port \d+ on 127\.0\.0\.1 is taken/,
+    );
+  } finally {
+    child.kill("SIGTERM");
+    const [status] = await once(child, "close");
+    assert.equal(status, 0);
+  }
 });
 
 test("what can't be planned gets one sentence that names the field", () => {
@@ -105,7 +141,11 @@ test("what can't be planned gets one sentence that names the field", () => {
     [["search", "--hw", "h80"], 1, /"h80" has no profile: did you mean h800\?/],
     [["search", "--nodes", "NaN"], 2, /--nodes: got "NaN", wanted a whole number/],
     [["search", "--sla-tpot", "fast"], 2, /--sla-tpot: got "fast", wanted a time such as 50ms/],
-    [["search", "--sla-tpot", "1ms"], 1, /sla-tpot is 1 ms, but the fastest decode unit/],
+    [
+      ["search", "--nodes", "8", "--sla-tpot", "1ms"],
+      1,
+      /sla-tpot is 1 ms, but the fastest decode unit/,
+    ],
     [["search", "--config", join(folder, "none.json")], 1, /none\.json can't be read \(ENOENT\)/],
     [
       ["search", "--config", file("short.json", { ...lite, hidden_size: undefined })],

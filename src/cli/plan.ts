@@ -10,7 +10,9 @@ import {
   calibration,
   type DayOptions,
   type Deployment,
+  type DocumentRequest,
   deepSeekV3,
+  type EstimateReport,
   estimateDecode,
   estimatePrefill,
   type FittedNumbers,
@@ -34,7 +36,7 @@ import {
   renderSearch,
 } from "./plan-report.ts";
 
-const actions = ["day6", "day", "estimate", "search", "hardware"] as const;
+const actions = ["day6", "day", "estimate", "search", "hardware", "serve"] as const;
 
 const flags = {
   config: {
@@ -67,7 +69,8 @@ const flags = {
     default: "5s",
     help: "search: most time to the first token.",
   },
-  drafts: { type: "switch", default: true, help: "Plan without MTP drafts." },
+  drafts: { type: "switch", default: true, help: "search: leave MTP drafts out." },
+  mtp: { type: "switch", help: "estimate: with an MTP draft a step." },
   accepted: {
     type: "number",
     value: "X",
@@ -123,7 +126,7 @@ const flags = {
     type: "whole",
     value: "N",
     min: 1,
-    default: 64,
+    default: 88,
     help: "estimate: sequences a decoding GPU.",
   },
   requests: {
@@ -134,6 +137,15 @@ const flags = {
     defaultHelp: "the article's 147 million",
   },
   seed: { type: "whole", value: "N", min: 0, default: 1, help: "day: of its random numbers." },
+  host: { type: "text", value: "ADDRESS", default: "127.0.0.1", help: "serve: where to listen." },
+  port: {
+    type: "whole",
+    value: "N",
+    min: 0,
+    max: 65535,
+    default: 8010,
+    help: "serve: port, 0 for any.",
+  },
   json: { type: "switch", help: "Print JSON." },
 } as const;
 
@@ -149,6 +161,7 @@ export const plan: Command = defineCommand({
     "baleen plan day6",
     "baleen plan day --seed 2",
     "baleen plan search --config config.json --hw h800 --nodes 100 --sla-tpot 50ms",
+    "baleen plan serve",
     "baleen plan estimate --hw h200 --decode-nodes 9 --batch 128",
   ],
   async run({ flags, operands }) {
@@ -166,6 +179,10 @@ export const plan: Command = defineCommand({
     } else if (action === "day") {
       const result = simulateDay(dayOptions(flags));
       print(result, () => renderDay(result));
+    } else if (action === "serve") {
+      // Loaded when asked for: it stands on the server and all below it.
+      const { servePlan } = await import("./plan-serve.ts");
+      await servePlan(pageRequest(flags), flags.host, flags.port);
     } else if (action === "estimate") {
       const data = estimate(flags);
       print(data, () => renderEstimate(data));
@@ -212,6 +229,23 @@ function dayOptions(flags: PlanFlags): DayOptions {
   };
 }
 
+/** The page shows the article's deployment and lengths unless the flags say else. */
+function pageRequest(flags: PlanFlags): DocumentRequest {
+  const day = dayOptions(flags);
+  const { scale = poolScale, demand } = day;
+  return {
+    estimate: estimate(flags),
+    day,
+    isArticle:
+      flags.config === undefined &&
+      flags.hw === "h800" &&
+      demand === undefined &&
+      scale.prefillNodes === poolScale.prefillNodes &&
+      scale.decodeNodes === poolScale.decodeNodes,
+    search: searchOptions(flags),
+  };
+}
+
 /** The fitted numbers, with what the flags say instead. */
 function fittedFrom(flags: PlanFlags): FittedNumbers {
   const { prefillEfficiency, decodeEfficiency, prefillSkew, decodeSkew } = calibration();
@@ -223,7 +257,7 @@ function fittedFrom(flags: PlanFlags): FittedNumbers {
   };
 }
 
-function estimate(flags: PlanFlags): Parameters<typeof renderEstimate>[0] {
+function estimate(flags: PlanFlags): EstimateReport {
   const fitted = fittedFrom(flags);
   const arch = architectureFrom(flags);
   const hw = hardwareFrom(flags);
@@ -247,7 +281,7 @@ function estimate(flags: PlanFlags): Parameters<typeof renderEstimate>[0] {
     };
   };
   const prefillUnit = unit(flags["prefill-nodes"], "prefill", 0);
-  const drafts = flags.drafts && arch.config.numNextnPredictLayers > 0 ? 1 : 0;
+  const drafts = flags.mtp && arch.config.numNextnPredictLayers > 0 ? 1 : 0;
   const decodeUnit = unit(flags["decode-nodes"], "decode", drafts);
   return {
     hw,

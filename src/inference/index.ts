@@ -10,6 +10,7 @@ export {
   type Served,
   type TextCodec,
 } from "./http/options.ts";
+export { type PageServer, type PageServerOptions, startPageServer } from "./http/page-server.ts";
 export { type SamplingDefaults, samplingDefaults } from "./http/sampling.ts";
 export { type ListenOptions, type RunningServer, startServer } from "./http/server.ts";
 export { exitOnSignals } from "./http/signals.ts";

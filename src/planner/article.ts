@@ -118,6 +118,16 @@ export function articleReport(): ArticleReport {
   };
 }
 
+/** The figure's nodes at `hour` of the day; it begins at noon. */
+export function articleNodesAt(hour: number): number {
+  let since = (hour + 12) % 24;
+  for (const { hours, nodes } of nodeSpans) {
+    if (since < hours) return nodes;
+    since -= hours;
+  }
+  return nodeSpans[nodeSpans.length - 1].nodes;
+}
+
 /** How a level of the figure divides into the two pools. */
 function poolsOf(nodes: number): { prefillNodes: number; decodeNodes: number } {
   const scale = poolScale;

@@ -48,7 +48,10 @@ function batchOf(options: SearchOptions, best: Plan, decodes: readonly DecodeCho
 
 /** What the best plan with another unit, or with the other choice on drafts, yields. */
 function alternatives(best: Plan, plans: readonly Plan[]): string[] {
-  const lost = (other: Plan) => percent(1 - other.outputPerS / best.outputPerS);
+  const lost = (other: Plan) => {
+    const share = 1 - other.outputPerS / best.outputPerS;
+    return share < 0.0005 ? "as much" : `${percent(share)} less`;
+  };
   const top = (keep: (plan: Plan) => boolean) =>
     plans.reduce<Plan | undefined>(
       (most, plan) => (keep(plan) && plan.outputPerS > (most?.outputPerS ?? 0) ? plan : most),
@@ -59,17 +62,17 @@ function alternatives(best: Plan, plans: readonly Plan[]): string[] {
   const smaller = top((plan) => plan.decode.unitNodes < unitNodes);
   if (smaller) {
     lines.push(
-      `Decode units of ${smaller.decode.unitNodes} nodes would yield ${lost(smaller)} less` +
+      `Decode units of ${smaller.decode.unitNodes} nodes would yield ${lost(smaller)}` +
         ` (${smaller.decode.sequences} sequences a GPU).`,
     );
   }
   const larger = top((plan) => plan.decode.unitNodes > unitNodes);
   if (larger) {
-    lines.push(`Units of ${larger.decode.unitNodes} nodes would yield ${lost(larger)} less.`);
+    lines.push(`Units of ${larger.decode.unitNodes} nodes would yield ${lost(larger)}.`);
   }
   const other = top((plan) => plan.decode.drafts !== drafts);
   if (other) {
-    lines.push(`${drafts > 0 ? "Without" : "With"} MTP drafts it would be ${lost(other)} less.`);
+    lines.push(`${drafts > 0 ? "Without" : "With"} MTP drafts it would yield ${lost(other)}.`);
   }
   return lines;
 }

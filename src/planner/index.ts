@@ -13,6 +13,7 @@ export {
 export {
   type ArticleReport,
   articleFigures,
+  articleNodesAt,
   articleReport,
   type NodeSpan,
   nodeSpans,
@@ -36,6 +37,15 @@ export {
 export { type DecodeLoad, type DecodeStep, decodeStep } from "./decode.ts";
 export { articleDemand, type Demand } from "./demand.ts";
 export { type Deployment, type MemoryBudget, memoryOf } from "./deployment.ts";
+export {
+  type DocumentRequest,
+  type EstimateReport,
+  type FrontPoint,
+  type PhaseReport,
+  type PlanDocument,
+  planDocument,
+  type SearchReport,
+} from "./document.ts";
 export { type PlannerErrorCode, plannerErrors } from "./errors.ts";
 export {
   type Bottleneck,

@@ -1,45 +1,16 @@
 /** @file The page in a real browser, on the real server: with the shipped model, and with none. */
 import assert from "node:assert/strict";
-import { accessSync, constants, existsSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { type Browser, chromium, type Locator, type Page } from "playwright-core";
+import type { Browser, Page } from "playwright-core";
 import { type RunningServer, type Served, startEngine, startServer } from "../inference/index.ts";
 import { Tokenizer } from "../model/index.ts";
 import { pageFolder } from "./index.ts";
+import { coloursOf, launchBrowser, openPage, skip, textOf } from "./testing/browser.ts";
 
 const modelDir = fileURLToPath(new URL("../../models/austen-6m", import.meta.url));
-const browserPath = findBrowser();
-const skip = browserPath ? false : "no chromium on PATH: the page was not tested";
-
-/** No sandbox (tests run as root), no graphics card, nothing that calls home. */
-const browserFlags = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-
-function findBrowser(): string | undefined {
-  const folders = ["/usr/bin", ...(process.env.PATH ?? "").split(":")];
-  const paths = folders.flatMap((folder) =>
-    ["chromium", "chromium-browser", "google-chrome"].map((name) => join(folder, name)),
-  );
-  return paths.find((path) => {
-    try {
-      accessSync(path, constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-}
-
 /** Serves the model that ships, or a null model. */
 async function serve(
   model: "austen" | "null",
@@ -61,24 +32,6 @@ async function serve(
   return { served, server: await startServer(served, { ...options, pageDir: pageFolder }) };
 }
 
-/** A page at `url`; what it complains of goes to `complaints`. */
-async function open(
-  browser: Browser,
-  url: string,
-  complaints: string[] = [],
-  options: { width?: number; height?: number; colorScheme?: "dark" } = {},
-): Promise<Page> {
-  const { width = 1280, height = 900, colorScheme = "light" } = options;
-  const page = await browser.newPage({ viewport: { width, height }, colorScheme });
-  page.setDefaultTimeout(15_000);
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) complaints.push(message.text());
-  });
-  await page.goto(url);
-  return page;
-}
-
 /** Waits until `condition` holds. */
 async function until(what: string, condition: () => Promise<boolean>): Promise<void> {
   const giveUp = performance.now() + 15_000;
@@ -86,19 +39,6 @@ async function until(what: string, condition: () => Promise<boolean>): Promise<v
     assert.ok(performance.now() < giveUp, `waited too long until ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-}
-
-async function textOf(locator: Locator): Promise<string> {
-  return (await locator.textContent()) ?? "";
-}
-
-/** How many distinct colours a canvas shows. */
-function coloursOf(page: Page, selector: string): Promise<number> {
-  return page.evaluate(`(() => {
-    const canvas = document.querySelector(${JSON.stringify(selector)});
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    return new Set(new Uint32Array(data.buffer)).size;
-  })()`);
 }
 
 test("the page is built", () => {
@@ -112,10 +52,11 @@ let page: Page;
 const complaints: string[] = [];
 
 before(async () => {
-  if (!browserPath) return;
+  const launched = await launchBrowser();
+  if (!launched) return;
+  browser = launched;
   ({ served, server } = await serve("austen"));
-  browser = await chromium.launch({ executablePath: browserPath, args: browserFlags });
-  page = await open(browser, server.url, complaints);
+  page = await openPage(browser, server.url, complaints);
 });
 after(async () => {
   await browser?.close();
@@ -232,7 +173,7 @@ test("the page: a refusal is shown in the server's words", { skip }, async () =>
 });
 
 test("the page: it fits a phone, in the dark", { skip }, async () => {
-  const phone = await open(browser, server.url, complaints, {
+  const phone = await openPage(browser, server.url, complaints, {
     width: 360,
     height: 740,
     colorScheme: "dark",
@@ -251,7 +192,7 @@ test("the page: nothing went wrong that only the browser's console tells", { ski
 
 test("a server that wants a key: the page asks the reader, and uses it", { skip }, async () => {
   const { server } = await serve("null", { apiKeys: ["sesame"] });
-  const page = await open(browser, server.url);
+  const page = await openPage(browser, server.url);
   try {
     const field = page.getByLabel("This server asks for an API key");
     await field.fill("guess");
@@ -271,7 +212,7 @@ test("a server that wants a key: the page asks the reader, and uses it", { skip 
 
 test("a server that stops and returns: the page says so, and goes on", { skip }, async () => {
   const first = await serve("null");
-  const page = await open(browser, first.server.url);
+  const page = await openPage(browser, first.server.url);
   await page.getByText("Live").waitFor();
   await first.server.drain(0);
   await page.getByText("Reconnecting").waitFor();

@@ -1,9 +1,8 @@
 /** @file Puts the app on a socket, and takes it off again without losing a running answer. */
 import type { Server, ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import { createAdaptorServer } from "@hono/node-server";
-import { BaleenError } from "../../base/index.ts";
 import { createApp } from "./app.ts";
+import { listen } from "./listen.ts";
 import type { HttpOptions, Served } from "./options.ts";
 import type { ServerState } from "./state.ts";
 
@@ -45,35 +44,10 @@ export async function startServer(
     serverOptions: { keepAliveTimeout: 75_000 },
   }) as Server;
   const responses = new OpenResponses(server);
-  await listen(server, host, port);
-  const bound = (server.address() as AddressInfo).port;
-  const shown = host === "0.0.0.0" || host === "::" ? "localhost" : host;
   return {
-    port: bound,
-    url: `http://${shown.includes(":") ? `[${shown}]` : shown}:${bound}`,
+    ...(await listen(server, host, port)),
     drain: (graceMs) => drain(server, responses, state, graceMs),
   };
-}
-
-function listen(server: Server, host: string, port: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once("error", (error: NodeJS.ErrnoException) => reject(bindFailure(error, host, port)));
-    server.listen(port, host, () => {
-      server.removeAllListeners("error");
-      resolve();
-    });
-  });
-}
-
-function bindFailure(cause: NodeJS.ErrnoException, host: string, port: number): BaleenError {
-  if (cause.code === "EADDRINUSE") {
-    const message = `Port ${port} on ${host} is taken: choose another with --port, or 0 for any.`;
-    return new BaleenError("address-taken", message, { cause });
-  }
-  const message =
-    `Can't listen on ${host}, port ${port} (${cause.code}): choose a local address with --host ` +
-    "and a port above 1023 with --port.";
-  return new BaleenError("address-refused", message, { cause });
 }
 
 /** Responses that are not fully handed to the network yet. */

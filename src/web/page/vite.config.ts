@@ -1,4 +1,4 @@
-/** @file Builds the page into `dist/web/page`: one HTML file, one script, one style sheet. */
+/** @file Builds the two pages, dashboard and planner, into `dist/web/page`. */
 import { defineConfig } from "vite";
 
 export default defineConfig({
@@ -14,5 +14,8 @@ export default defineConfig({
     emptyOutDir: true,
     target: "es2022",
     modulePreload: { polyfill: false },
+    rolldownOptions: {
+      input: ["index.html", "plan.html"].map((file) => `${import.meta.dirname}/${file}`),
+    },
   },
 });
