@@ -2,6 +2,12 @@
  * @file Door of `3fs`: a strongly consistent parallel file system. Services are classes with typed
  * asynchronous methods; the network is put between them by `transport`.
  */
+export {
+  ChunkClient,
+  type ChunkClientOptions,
+  type ChunkPart,
+  type RoutingSource,
+} from "./client/chunk-client.ts";
 export { errnoOf, type FsErrorCode, fsError, fsErrors } from "./errors.ts";
 export {
   type ChainMember,
@@ -32,6 +38,26 @@ export type {
   TargetMove,
 } from "./placement/types.ts";
 export { chainOfChunk, Routing, takesWrites } from "./routing.ts";
+export type { Disk, RecordChange, RecordStore } from "./storage/disk.ts";
+export { type ChannelState, type ChunkChange, ChunkEngine } from "./storage/engine.ts";
+export { openFileDisk } from "./storage/file-disk.ts";
+export { openLmdbStore } from "./storage/lmdb-store.ts";
+export { StorageNode, type StorageNodeOptions } from "./storage/node.ts";
+export type { UpdateTag } from "./storage/records.ts";
+export {
+  type ChainAddress,
+  type ChunkInfo,
+  type ForwardRequest,
+  type ListAnswer,
+  type ListRequest,
+  type ReadAnswer,
+  type ReadRequest,
+  type StorageApi,
+  type SyncDoneRequest,
+  storageService,
+  type UpdateAnswer,
+  type UpdateRequest,
+} from "./storage/types.ts";
 export {
   type ChainId,
   type ChainInfo,

@@ -59,7 +59,7 @@ class FaultyLink implements Link {
       if (delayMs.inOrder) this.lastMs = atMs;
       network.clock.after(atMs - network.clock.now(), () => {
         if (network.isCut(this.near, this.far)) network.lost++;
-        else other.arrive(copy);
+        else network.deliver(this.far, () => other.arrive(copy));
       });
     }
   }
@@ -97,6 +97,7 @@ export class FaultyNetwork {
   private readonly random: Random;
   private readonly accepts = new Map<string, (link: Link) => void>();
   private readonly cuts = new Set<string>();
+  private readonly frozen = new Map<string, (() => void)[]>();
 
   constructor(clock: Clock, random: Random, faults: NetworkFaults = noFaults) {
     this.clock = clock;
@@ -143,6 +144,25 @@ export class FaultyNetwork {
       link.end();
       this.clock.after(this.faults.delayMs[1], () => other?.end());
     }
+  }
+
+  /** The node gets nothing from now on, as a process that is stopped; `thaw` hands it over. */
+  freeze(node: string): void {
+    this.frozen.set(node, []);
+  }
+
+  /** Undoes `freeze`. */
+  thaw(node: string): void {
+    const held = this.frozen.get(node) ?? [];
+    this.frozen.delete(node);
+    for (const arrival of held) arrival();
+  }
+
+  /** Runs `arrival` at the node: now, or when it thaws. */
+  deliver(node: string, arrival: () => void): void {
+    const held = this.frozen.get(node);
+    if (held === undefined) arrival();
+    else held.push(arrival);
   }
 
   /** Whether frames between the two get lost. */

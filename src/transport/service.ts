@@ -65,7 +65,8 @@ export function served<T extends object>(service: Service<T>, implementation: Re
 }
 
 /**
- * Answers calls to these services. Arguments that can't be decoded are refused with
+ * Answers calls to these services. A result with `ownChecksum: true` carries a checksum of its bytes, so
+ * that frames need none. Arguments that can't be decoded are refused with
  * `rpc-argument-invalid`; whether they make sense is for the method to check.
  */
 export function handlerOf(...all: readonly Served[]): Handler {
@@ -80,7 +81,8 @@ export function handlerOf(...all: readonly Served[]): Handler {
     const args = unpack(call, `${found.service.name}.${name}`);
     if (!Array.isArray(args)) throw argumentInvalid(`${found.service.name}.${name}`);
     const method = (found.implementation as Record<string, (...args: unknown[]) => unknown>)[name];
-    return pack(await method.call(found.implementation, ...args, contextOf(call)));
+    const result = await method.call(found.implementation, ...args, contextOf(call));
+    return pack(result, (result as { ownChecksum?: unknown } | undefined)?.ownChecksum === true);
   };
 }
 
