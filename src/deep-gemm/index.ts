@@ -41,13 +41,17 @@ export {
 export { fp8MqaLogits, fp8PagedMqaLogits, getPagedMqaLogitsMetadata } from "./mqa-logits.ts";
 export type { GroupedWeights, Weights } from "./operands.ts";
 export { packWeights } from "./pack.ts";
+export { type Bf16Addresses, type Bf16Config, bf16Arguments, bf16GemmKernel } from "./ptx-bf16.ts";
 export {
   type Fp8Addresses,
   type Fp8Config,
   fp8Arguments,
   fp8GemmKernel,
+  type GroupedSizes,
 } from "./ptx-fp8.ts";
 export { type CardModel, type GemmPlan, hopperFp8Card, planGemm } from "./ptx-heuristics.ts";
+export type { OutputType } from "./ptx-store.ts";
+export type { Grouping, TileGrid } from "./ptx-tiles.ts";
 export {
   getKGroupedMnMajorTmaAlignedPackedUe8m0Tensor,
   getMnMajorTmaAlignedPackedUe8m0Tensor,

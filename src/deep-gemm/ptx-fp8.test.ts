@@ -63,7 +63,8 @@ function run(
       scaleB: memory.input("scaleB", right.scales.data).address,
       d: d.address,
     },
-    problem,
+    { ...problem, groups: 1 },
+    "dense",
   );
   const { blocks, schedule, numerics = "exact" } = options;
   emulate(kernel, { grid: [blocks, 1, 1], memory, args, schedule, numerics, stepsMax: 1e6 });
@@ -81,13 +82,13 @@ function difference(got: Uint16Array, expected: Float32Array): number {
   return 1 - both / squares;
 }
 
-const plain = { rasterGroup: 8, multicast: "none" } as const;
+const plain = { rasterGroup: 8, multicast: "none", grouping: "dense" } as const;
 const configs: readonly Fp8Config[] = [
   { blockM: 64, blockN: 16, stages: 3, ...plain },
   { blockM: 64, blockN: 112, stages: 3, ...plain },
   { blockM: 128, blockN: 128, stages: 2, ...plain },
-  { blockM: 64, blockN: 64, stages: 2, rasterGroup: 2, multicast: "a" },
-  { blockM: 128, blockN: 96, stages: 3, rasterGroup: 8, multicast: "b" },
+  { blockM: 64, blockN: 64, stages: 2, ...plain, rasterGroup: 2, multicast: "a" },
+  { blockM: 128, blockN: 96, stages: 3, ...plain, multicast: "b" },
 ];
 
 /** Products that hang over the edges of blocks of this size, and one of several tiles. */
@@ -170,7 +171,7 @@ test("ptxas takes every block shape: no spills, no warnings", { skip: whyNoPtxas
   for (const blockN of [16, 64, 112, 128, 160, 192]) {
     for (const blockM of [64, 128] as const) {
       const multicast = blockN % 32 === 0 ? "a" : "none";
-      const kernel = fp8GemmKernel({ blockM, blockN, stages: 3, rasterGroup: 8, multicast });
+      const kernel = fp8GemmKernel({ blockM, blockN, stages: 3, ...plain, multicast });
       const { registers, spillBytes, warnings, counts } = assembleKernel(kernel);
       const where = `${blockM} x ${blockN}`;
       assert.deepEqual({ spillBytes, warnings }, { spillBytes: 0, warnings: [] }, where);

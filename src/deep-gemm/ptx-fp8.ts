@@ -20,13 +20,11 @@ import { alignUp, assert, ceilDiv } from "../base/index.ts";
 import {
   Accumulator,
   type Builder,
-  commitStores,
   firstRow,
   initBarriers,
   type Kernel,
   Pipeline,
   SharedTile,
-  type Swizzle,
   stageKernel,
   startProduct,
   TensorMap,
@@ -34,9 +32,23 @@ import {
   type U32,
   type U64,
   waitProducts,
-  waitStores,
 } from "../codegen/index.ts";
-import { forEachTile, type TileGrid } from "./ptx-tiles.ts";
+import {
+  loadForCluster,
+  loadingThread,
+  matrixView,
+  outputTile,
+  waitForTiles,
+  writeTile,
+} from "./ptx-store.ts";
+import {
+  declareTileParams,
+  forEachTile,
+  type Grouping,
+  type Tile,
+  type TileGrid,
+  type TileParams,
+} from "./ptx-tiles.ts";
 
 /** What an FP8 kernel is specialised for. */
 export interface Fp8Config extends TileGrid {
@@ -50,30 +62,24 @@ export interface Fp8Config extends TileGrid {
 /** k of one stage: 128 bytes, the span of the swizzle, and the extent of a scale. */
 const blockK = 128;
 
-/** The widest swizzle whose span divides a row of the output tile. */
-function outputSwizzle(blockN: number): Swizzle {
-  return blockN % 64 === 0 ? 128 : blockN % 32 === 0 ? 64 : 32;
-}
-
 /** Stages the kernel. */
 export function fp8GemmKernel(config: Fp8Config): Kernel {
-  const { blockM, blockN, stages, multicast } = config;
+  const { blockM, blockN, stages, multicast, grouping } = config;
   assert(blockN % 16 === 0 && blockN <= 192, `blockN ${blockN}: wanted a multiple of 16 up to 192`);
   const groups = blockM / 64;
   const clusterSize = multicast === "none" ? 1 : 2;
   const threads = 128 * (groups + 1);
-  return stageKernel("fp8_gemm_nt", { threads, clusterSize }, (k) => {
+  return stageKernel(`fp8_gemm_nt_${grouping}`, { threads, clusterSize }, (k) => {
     const aTile = { type: "e4m3", rows: blockM, columns: blockK, swizzle: 128 } as const;
     const bTile = { type: "e4m3", rows: blockN, columns: blockK, swizzle: 128 } as const;
     const scaleTile = { type: "f32", rows: 1, columns: blockM, swizzle: 0 } as const;
-    const swizzle = outputSwizzle(blockN);
-    const outTile = { type: "bf16", rows: 64, columns: blockN, swizzle } as const;
-    const a = TensorMap.ofTile(k, "a", aTile);
-    const b = TensorMap.ofTile(k, "b", bTile);
-    const scaleA = TensorMap.ofTile(k, "scale_a", scaleTile);
-    const d = TensorMap.ofTile(k, "d", outTile);
+    const outTile = outputTile("bf16", blockN);
+    const a = TensorMap.ofTile(k, "a", aTile, 3);
+    const b = TensorMap.ofTile(k, "b", bTile, 3);
+    const scaleA = TensorMap.ofTile(k, "scale_a", scaleTile, 3);
+    const d = TensorMap.ofTile(k, "d", outTile, 3);
     const scaleB = k.paramPointer("scale_b");
-    const shape = { m: k.paramU32("m"), n: k.paramU32("n"), k: k.paramU32("k") };
+    const params = declareTileParams(k, grouping);
 
     const tiles = { a: aTile, b: bTile, scaleA: scaleTile };
     const pipe = new Pipeline(k, { stages, tiles, consumers: 4 * groups });
@@ -81,62 +87,52 @@ export function fp8GemmKernel(config: Fp8Config): Kernel {
     initBarriers(k, [pipe.full, pipe.empty]);
     k.dependentLaunch("wait");
 
-    const load = (firstWarp: number): void => {
-      const oneThread = (body: () => void) => k.if(k.warp.eq(firstWarp), () => k.elected(body));
-      oneThread(() => {
+    const load = (firstWarp: number): void =>
+      loadingThread(k, firstWarp, () => {
         for (const map of [a, b, scaleA, d]) map.prefetch();
         const cursor = pipe.cursor();
-        forEachTile(k, config, shape, (tile) => {
-          const [row, column] = [tile.m.mul(blockM), tile.n.mul(blockN)];
-          k.loop(shape.k.ceilDiv(blockK), (block) => {
+        forEachTile(k, config, params, ({ row, column, left, right }) => {
+          k.loop(params.k.ceilDiv(blockK), (block) => {
+            const start = block.mul(blockK);
             pipe.produce(cursor, (stage) => {
-              // What the cluster shares, its first block loads for both.
-              const both = { multicast: 3 };
-              const first = (body: () => void) => k.if(k.clusterRank.eq(0), body);
-              if (multicast === "a")
-                first(() => stage.load(a, "a", [block.mul(blockK), row], both));
-              else stage.load(a, "a", [block.mul(blockK), row]);
-              if (multicast === "b")
-                first(() => stage.load(b, "b", [block.mul(blockK), column], both));
-              else stage.load(b, "b", [block.mul(blockK), column]);
-              stage.load(scaleA, "scaleA", [row, block]);
+              loadForCluster(k, multicast === "a", (options) =>
+                stage.load(a, "a", [start, row, left], options),
+              );
+              loadForCluster(k, multicast === "b", (options) =>
+                stage.load(b, "b", [start, column, right], options),
+              );
+              stage.load(scaleA, "scaleA", [row, block, left]);
             });
           });
         });
       });
-    };
 
     const math = (firstWarp: number): void => {
       const group = k.warp.sub(firstWarp).shr(2);
+      const ownRow = group.mul(64);
       const cursor = pipe.cursor();
       const product = new Accumulator(k, blockN);
       const sum = new Accumulator(k, blockN);
-      forEachTile(k, config, shape, (tile) => {
-        const scales = new RightScales(k, scaleB, shape, tile.n.mul(blockN), blockN);
+      forEachTile(k, config, params, ({ row, column, left, right }) => {
+        const scales = new RightScales(k, scaleB, params, { column, right }, blockN);
         sum.fill(0);
-        k.loop(shape.k.ceilDiv(blockK), (block) => {
-          const right = scales.load(block);
-          pipe.consume(cursor, (stage) => {
-            startProduct(
-              product,
-              stage.tiles.a.rows(group.mul(64), 64).alongRows(),
-              stage.tiles.b.alongRows(),
-            );
-            const row = stage.tiles.scaleA.address.add(group.mul(64).add(firstRow(k)).mul(4));
-            const left = [0, 32].map((offset) => k.loadF32("shared", row, { offset }));
+        k.loop(params.k.ceilDiv(blockK), (block) => {
+          const factors = scales.load(block);
+          pipe.consume(cursor, ({ tiles, release }) => {
+            startProduct(product, tiles.a.rows(ownRow, 64).alongRows(), tiles.b.alongRows());
+            const at = tiles.scaleA.address.add(ownRow.add(firstRow(k)).mul(4));
+            const rows = [0, 32].map((offset) => k.loadF32("shared", at, { offset }));
             waitProducts(k);
-            stage.release();
+            release();
             product.each((value, { index, half, column }) => {
-              sum.values[index].addProduct(value, right.at(half, column, left));
+              sum.values[index].addProduct(value, factors.at(half, column, rows));
             });
           });
         });
-        writeTile(k, sum, out.rows(group.mul(64), 64), d, group, [
-          tile.n.mul(blockN),
-          tile.m.mul(blockM).add(group.mul(64)),
-        ]);
+        const at = [column, row.add(ownRow), left];
+        writeTile(sum, out.rows(ownRow, 64), group, { map: d, at });
       });
-      waitForStores(k);
+      waitForTiles(k);
     };
 
     k.roles([
@@ -160,15 +156,22 @@ class RightScales {
   /** Columns of the tile before the crossing. */
   private readonly boundary: U32;
 
-  constructor(k: Builder, scaleB: U64, shape: { n: U32; k: U32 }, column: U32, blockN: number) {
+  constructor(
+    k: Builder,
+    scaleB: U64,
+    { n, k: depth }: TileParams,
+    { column, right }: Pick<Tile, "column" | "right">,
+    blockN: number,
+  ) {
     this.k = k;
     this.blockN = blockN;
     this.crosses = 128 % blockN !== 0;
-    const last = shape.n.ceilDiv(128).sub(1);
-    const pitch = shape.k.ceilDiv(blockK);
+    const perMatrix = n.ceilDiv(128);
+    const last = perMatrix.sub(1);
+    const pitch = depth.ceilDiv(blockK);
     const first = column.div(128).min(last);
     const rows = this.crosses ? [first, first.add(1).min(last)] : [first];
-    this.rows = rows.map((row) => scaleB.at(row.mul(pitch), 4));
+    this.rows = rows.map((row) => scaleB.at(right.mad(perMatrix, row).mul(pitch), 4));
     this.boundary = k.u32(128).sub(column.and(127));
   }
 
@@ -191,45 +194,28 @@ class RightScales {
   }
 }
 
-/** Writes a warpgroup's 64 rows: registers, shared memory, then one copy that the thread leaves to run. */
-function writeTile(
-  k: Builder,
-  sum: Accumulator,
-  out: SharedTile,
-  d: TensorMap,
-  group: U32,
-  at: readonly [U32, U32],
-): void {
-  const barrier = k.namedBarrier(group.add(1), 128);
-  const first = (body: () => void) => k.if(k.warp.and(3).eq(0), () => k.elected(body));
-  // The tile before must have been read out of `out`.
-  first(() => waitStores(k, "read"));
-  barrier.sync();
-  sum.storeTo(out);
-  k.fenceAsync();
-  barrier.sync();
-  first(() => {
-    d.store(out, at);
-    commitStores(k);
-  });
-}
-
-function waitForStores(k: Builder): void {
-  k.if(k.warp.and(3).eq(0), () => k.elected(() => waitStores(k, "read")));
-}
-
-/** Where the operands of a product lie. */
+/** Where the operands of products lie; groups one behind the other. */
 export interface Fp8Addresses {
-  /** `[m, k]` e4m3. */
+  /** `[groups, m, k]` e4m3, or `[m, k]` where rows are contiguous. */
   readonly a: number;
-  /** `[n, k]` e4m3. */
+  /** `[groups, n, k]` e4m3. */
   readonly b: number;
-  /** `[ceil(k / 128), m]` float32, rows `alignUp(m, 4)` apart; see `getMnMajorTmaAlignedTensor`. */
+  /** `[groups, ceil(k / 128), m]` float32, rows padded as `getMnMajorTmaAlignedTensor` does. */
   readonly scaleA: number;
-  /** `[ceil(n / 128), ceil(k / 128)]` float32. */
+  /** `[groups, ceil(n / 128), ceil(k / 128)]` float32. */
   readonly scaleB: number;
-  /** `[m, n]` bf16. */
+  /** `[groups, m, n]` bf16, or `[m, n]`. */
   readonly d: number;
+  /** What `Grouping` says; not for dense products. */
+  readonly layout?: number;
+}
+
+/** Sizes of products that share a launch; `groups` is 1 for a dense one. */
+export interface GroupedSizes {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly groups: number;
 }
 
 /**
@@ -238,24 +224,22 @@ export interface Fp8Addresses {
  */
 export function fp8Arguments(
   at: Fp8Addresses,
-  shape: { m: number; n: number; k: number },
+  { m, n, k, groups }: GroupedSizes,
+  grouping: Grouping,
 ): (number | TensorView)[] {
-  const { m, n, k } = shape;
   assert(k % 16 === 0, `k: got ${k}, wanted a multiple of 16`);
   assert(n % 8 === 0, `n: got ${n}, wanted a multiple of 8`);
-  const view = (address: number, columns: number, rows: number, pitch: number): TensorView => ({
-    address,
-    dims: [columns, rows],
-    strideBytes: [pitch],
-  });
+  const blocks = ceilDiv(k, blockK);
+  const matrices = grouping === "masked" ? groups : 1;
   return [
-    view(at.a, k, m, k),
-    view(at.b, k, n, k),
-    view(at.scaleA, m, ceilDiv(k, blockK), alignUp(m, 4) * 4),
-    view(at.d, n, m, 2 * n),
+    matrixView(at.a, [k, m, matrices], k),
+    matrixView(at.b, [k, n, groups], k),
+    matrixView(at.scaleA, [m, blocks, matrices], alignUp(m, 4) * 4),
+    matrixView(at.d, [n, m, matrices], 2 * n),
     at.scaleB,
     m,
     n,
     k,
+    ...(grouping === "dense" ? [] : [at.layout!, groups]),
   ];
 }

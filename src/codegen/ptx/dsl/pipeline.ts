@@ -162,6 +162,12 @@ export class Pipeline<S extends string> {
     body({ tiles, release: () => this.release(empty) });
   }
 
+  /** This warp is done with the stage at a cursor of its own, which moves on. */
+  releaseNext(cursor: Cursor): void {
+    this.release(this.empty.at(cursor.stage));
+    cursor.advance();
+  }
+
   private release(empty: U32): void {
     const { k } = this;
     k.syncWarp();

@@ -81,11 +81,12 @@ export class SharedTile {
   }
 
   /** `count` panels from `first` on. */
-  panelRange(first: number, count: number): SharedTile {
+  panelRange(first: U32Like, count: number): SharedTile {
     const { k, shape, panelBytes, panelColumns } = this;
-    assert(first + count <= this.panels, `panels ${first} to ${first + count} of ${this.panels}`);
+    const end = typeof first === "number" ? first + count : count;
+    assert(end <= this.panels, `panels up to ${end} of ${this.panels}`);
     const part = { ...shape, columns: count * panelColumns };
-    return Object.assign(new SharedTile(k, part, this.address.add(first * panelBytes)), {
+    return Object.assign(new SharedTile(k, part, this.address.add(k.u32(first).mul(panelBytes))), {
       panelBytes,
     });
   }

@@ -54,18 +54,39 @@ export class Accumulator {
     );
   }
 
-  /** Writes the values as bf16 into a tile of 64 rows, each warp its 16. */
+  /** Writes the values into a tile of 64 rows, bf16 or float32, each warp its 16. */
   storeTo(tile: SharedTile): void {
+    const { type, columns } = tile.shape;
+    assert(columns >= this.n, `a tile of ${columns} columns for ${this.n}`);
+    if (type === "f32") this.storeFloats(tile);
+    else this.storeHalves(tile);
+  }
+
+  private storeHalves(tile: SharedTile): void {
     const { k, n, values } = this;
-    assert(tile.shape.type === "bf16" && tile.shape.columns >= n, `a tile for 64 x ${n} bf16`);
+    assert(tile.shape.type === "bf16", `a tile of ${tile.shape.type}`);
     const { lane } = k;
-    const row = k.warp.and(3).mad(16, lane.and(15));
-    const pointer = tile.row(row);
+    const pointer = tile.row(k.warp.and(3).mad(16, lane.and(15)));
     const right = lane.shr(4);
     for (let column = 0; column < n; column += 16) {
       const at = column / 2;
       const fragments = [0, 2, 4, 6].map((i) => k.packBf16(values[at + i], values[at + i + 1]));
       k.storeMatrix(pointer.chunk(column, right), fragments);
+    }
+  }
+
+  private storeFloats(tile: SharedTile): void {
+    const { k, n, values } = this;
+    const { lane } = k;
+    const chunk = lane.shr(1).and(1);
+    const inside = lane.and(1).mul(8);
+    for (const half of [0, 1]) {
+      const pointer = tile.row(firstRow(k).add(8 * half));
+      for (let column = 0; column < n; column += 8) {
+        const at = column / 2 + 2 * half;
+        const address = pointer.chunk(column, chunk).add(inside);
+        k.store("shared", address, [values[at], values[at + 1]]);
+      }
     }
   }
 }
