@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 const root = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 process.chdir(root);
 const rooms = process.argv.slice(2).filter((argument) => !argument.startsWith("-"));
+const flags = process.argv.slice(2).filter((argument) => argument.startsWith("-"));
 const benches = readdirSync("dist", { recursive: true })
   .map((file) => join("dist", String(file)))
   .filter((file) => file.endsWith(".bench.js"))
@@ -24,6 +25,6 @@ if (existsSync("peers/package.json") && !existsSync("peers/node_modules")) {
 }
 for (const bench of benches) {
   console.log(`\n# ${bench.replace(/^dist\//, "").replace(/\.bench\.js$/, "")}`);
-  const result = spawnSync(process.execPath, [bench, "--large"], { stdio: "inherit" });
+  const result = spawnSync(process.execPath, [bench, "--large", ...flags], { stdio: "inherit" });
   if (result.status !== 0) process.exitCode = 1;
 }

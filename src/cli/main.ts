@@ -15,6 +15,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   bench: async () => (await import("./bench.ts")).bench,
   eplb: async () => (await import("./eplb.ts")).eplb,
   dualpipe: async () => (await import("./dualpipe.ts")).dualpipe,
+  pond: async () => (await import("./pond.ts")).pond,
   plan: async () => (await import("./plan.ts")).plan,
   graysort: async () => (await import("./graysort.ts")).graysort,
   profile: async () => (await import("./profile.ts")).profile,

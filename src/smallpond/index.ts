@@ -40,8 +40,16 @@ export {
   tallyFiles,
 } from "./graysort/index.ts";
 export { type Aggregate, aggregates, Grouped } from "./grouped.ts";
+export type { Executor } from "./local-pool.ts";
 export { type CsvOptions, init, Pond, type PondOptions } from "./pond.ts";
 export type { OutputManifest } from "./publish.ts";
+export {
+  type QueueAddress,
+  type QueueExecutorOptions,
+  type QueueWorkerOptions,
+  queueExecutor,
+  runQueueWorker,
+} from "./queue.ts";
 export type { RunEvent, RunStats, StageSummary } from "./scheduler.ts";
 export { type Sql, type SqlValue, sql } from "./sql.ts";
 export type { Faults } from "./task.ts";

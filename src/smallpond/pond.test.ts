@@ -398,6 +398,12 @@ test("bad input is told in one sentence, with file, column and line", async () =
 test("bad rows, bad functions and taken folders are told in one sentence", async () => {
   const out = join(folder, "taken");
   await frame().write.parquet(out);
+  const outside = frame().repartition({ n: 3, by: "column", keys: "id" });
+  await fails(
+    outside.count(),
+    "sql-error",
+    /Column id holds a value that is no partition from 0 to 2/,
+  );
   const csv = join(folder, "bad.csv");
   writeFileSync(csv, "a,b\n1,x\nq,y\n");
   await fails(

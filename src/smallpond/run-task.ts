@@ -108,12 +108,17 @@ function outputQuery(task: Task): string {
   const { scatter, fields, format } = task;
   if (scatter) {
     const list = carrierList(fields, format);
-    const part = `CAST(${scatter.expression} AS INTEGER) AS ${partColumn}`;
+    const part = `CAST(${scatter.expression} AS ${partType(scatter.parts)}) AS ${partColumn}`;
     const from = scatter.key ? `(SELECT *, ${scatter.key} AS __key FROM ${output})` : output;
     return `SELECT ${list}, ${part} FROM ${from} ORDER BY ${partColumn}`;
   }
   const list = task.sink ? sinkList(fields, format) : carrierList(fields, format);
   return `SELECT ${list} FROM ${output}`;
+}
+
+/** The narrowest type: rows are sorted by it. */
+function partType(parts: number): string {
+  return parts <= 2 ** 8 ? "UTINYINT" : parts <= 2 ** 16 ? "USMALLINT" : "INTEGER";
 }
 
 function withClause(chain: readonly Definition[]): string {

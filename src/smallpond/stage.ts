@@ -266,7 +266,7 @@ function scatterOf(spec: ScatterSpec, partition: number, commitsOf: CommitsOf): 
     case "hash":
       return { parts, expression: `hash(${names.join(", ")}) % ${parts}` };
     case "column":
-      return { parts, expression: names[0] };
+      return { parts, expression: checkedPart(names[0], keys[0].column, parts) };
     case "shuffle":
       return {
         parts,
@@ -277,6 +277,13 @@ function scatterOf(spec: ScatterSpec, partition: number, commitsOf: CommitsOf): 
       return { parts, key: sortKeyOf(keys), expression: searchTree(answer, 0, answer.length) };
     }
   }
+}
+
+/** A column as the number of a partition; a value that is none fails the task, lest its row be lost. */
+function checkedPart(quoted: string, column: string, parts: number): string {
+  const message = `Column ${column} holds a value that is no partition from 0 to ${parts - 1}.`;
+  const bad = `error(${quoteText(message)})`;
+  return `CASE WHEN ${quoted} BETWEEN 0 AND ${parts - 1} THEN ${quoted} ELSE ${bad} END`;
 }
 
 /** A blob whose byte order is the order of the keys. */
