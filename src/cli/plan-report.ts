@@ -1,4 +1,5 @@
 /** @file The reports of `baleen plan` as text. */
+import { formatCount } from "../base/index.ts";
 import {
   type ArticleReport,
   type Calibration,
@@ -190,9 +191,8 @@ export function renderHardware(profiles: readonly Hardware[]): string {
 export function renderEstimate(report: EstimateReport): string {
   const { hw, arch, workload, prefill, decode, prefillUnit, decodeUnit } = report;
   const { parameters } = arch;
-  const billions = (value: number) => `${(value / 1e9).toFixed(1)} G`;
   return [
-    `${hw.title}; model of ${billions(parameters.total)} parameters, ${billions(parameters.active)} active, ` +
+    `${hw.title}; model of ${formatCount(parameters.total)} parameters, ${formatCount(parameters.active)} active, ` +
       `${count(arch.kvBytesPerToken)} bytes of cache a token`,
     `prompts of ${count(workload.promptTokens)} tokens, ${percent(workload.hitRate, 0)} cached; answers of ` +
       `${count(workload.outputTokens)}`,
@@ -275,9 +275,9 @@ export function renderSearch(result: SearchResult, options: SearchOptions, tookM
       `${(tookMs / 1e3).toFixed(2)} s; ${options.nodes} nodes of ${options.hw.title}`,
     "",
     "Best throughput within the limits:",
-    `  prefill: ${best.prefillUnits} units of ${nodes(best.prefill.unitNodes)}, ` +
+    `  prefill: ${units(best.prefillUnits)} of ${nodes(best.prefill.unitNodes)}, ` +
       `${best.prefill.slotsPerGpu} experts and ${count(best.prefill.tokensPerGpu)} tokens a GPU`,
-    `  decode:  ${best.decodeUnits} units of ${nodes(best.decode.unitNodes)}, ` +
+    `  decode:  ${units(best.decodeUnits)} of ${nodes(best.decode.unitNodes)}, ` +
       `${best.decode.slotsPerGpu} experts and ${best.decode.sequences} sequences a GPU` +
       `${best.decode.drafts > 0 ? ", MTP" : ""}${best.decode.overlap ? "" : ", without overlap"}`,
     `  ${count(best.requestsPerS)} requests/s: ${count(best.inputPerS)} tokens/s in, ${count(best.outputPerS)} out`,
@@ -308,6 +308,10 @@ function frontRow(plan: Plan): string[] {
     `${decode.sequences} seq${decode.drafts > 0 ? " MTP" : ""}`,
     String(plan.nodesUsed),
   ];
+}
+
+function units(number: number): string {
+  return `${number} ${number === 1 ? "unit" : "units"}`;
 }
 
 function nodes(number: number): string {

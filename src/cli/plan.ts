@@ -9,12 +9,10 @@ import {
   articleReport,
   calibration,
   type DayOptions,
-  type Deployment,
   type DocumentRequest,
   deepSeekV3,
   type EstimateReport,
-  estimateDecode,
-  estimatePrefill,
+  estimateReport,
   type FittedNumbers,
   type Hardware,
   hardware,
@@ -258,42 +256,20 @@ function fittedFrom(flags: PlanFlags): FittedNumbers {
 }
 
 function estimate(flags: PlanFlags): EstimateReport {
-  const fitted = fittedFrom(flags);
   const arch = architectureFrom(flags);
-  const hw = hardwareFrom(flags);
-  const workload = workloadFrom(flags);
-  const unit = (nodes: number, phase: "prefill" | "decode", drafts: number): Deployment => {
-    const ranks = nodes * hw.gpusPerNode;
-    const isPrefill = phase === "prefill";
-    const { nRoutedExperts } = arch.config;
-    // Room for all, and for one more where they fill their slots: the article's numbers.
-    const slotsPerGpu = nRoutedExperts === 0 ? 0 : Math.floor(nRoutedExperts / ranks) + 1;
-    return {
-      hw,
-      arch,
-      ranks,
-      slotsPerGpu,
-      skew: isPrefill ? fitted.prefillSkew : fitted.decodeSkew,
-      placement: flags.placement,
-      overlap: true,
-      drafts,
-      efficiency: isPrefill ? fitted.prefillEfficiency : fitted.decodeEfficiency,
-    };
-  };
-  const prefillUnit = unit(flags["prefill-nodes"], "prefill", 0);
-  const drafts = flags.mtp && arch.config.numNextnPredictLayers > 0 ? 1 : 0;
-  const decodeUnit = unit(flags["decode-nodes"], "decode", drafts);
-  return {
-    hw,
+  return estimateReport({
     arch,
-    workload,
+    hw: hardwareFrom(flags),
+    fitted: fittedFrom(flags),
+    prefillNodes: flags["prefill-nodes"],
+    decodeNodes: flags["decode-nodes"],
+    placement: flags.placement,
+    drafts: flags.mtp && arch.config.numNextnPredictLayers > 0 ? 1 : 0,
+    workload: workloadFrom(flags),
     tokensPerGpu: flags.tokens,
     batch: flags.batch,
-    prefillUnit,
-    decodeUnit,
-    prefill: estimatePrefill(prefillUnit, workload, flags.tokens),
-    decode: estimateDecode(decodeUnit, workload, flags.batch, flags.accepted),
-  };
+    accepted: flags.accepted,
+  });
 }
 
 function workloadFrom(flags: PlanFlags): Workload {

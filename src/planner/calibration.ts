@@ -14,18 +14,10 @@
  */
 import { architectureOf, deepSeekV3 } from "./architecture.ts";
 import { decodeStep } from "./decode.ts";
-import type { Deployment } from "./deployment.ts";
+import type { Deployment, FittedNumbers } from "./deployment.ts";
 import { hardwareOf } from "./hardware.ts";
 import { type PublishedPoint, publishedPoints } from "./points.ts";
 import { prefillLoad, prefillStep } from "./prefill.ts";
-
-/** The fitted numbers. */
-export interface FittedNumbers {
-  readonly prefillEfficiency: number;
-  readonly decodeEfficiency: number;
-  readonly prefillSkew: number;
-  readonly decodeSkew: number;
-}
 
 /** Zipf exponent of the experts' popularity over many sequences; see the top of this file. */
 const longRunSkew = 0.55;

@@ -14,10 +14,15 @@ import { reviewExperts } from "../inference/planning.ts";
 import type { Architecture } from "./architecture.ts";
 import { articleFigures, dollarsOf, poolScale } from "./article.ts";
 import { checkScale, type PoolScale, prefillCapacity, sizePools } from "./autoscale.ts";
-import type { FittedNumbers } from "./calibration.ts";
 import { runDecodeUnit, steadySequences } from "./decode-unit.ts";
 import { articleDemand, checkDemand, type Demand, rateAt } from "./demand.ts";
-import { type Deployment, type MemoryBudget, memoryOf } from "./deployment.ts";
+import {
+  type Deployment,
+  type FittedNumbers,
+  type MemoryBudget,
+  memoryOf,
+  unitsOf,
+} from "./deployment.ts";
 import { checkNumber, plannerError } from "./errors.ts";
 import { defaultStorageGBs } from "./estimate.ts";
 import type { Hardware } from "./hardware.ts";
@@ -146,30 +151,9 @@ class Day {
     checkNumber("sampleS", this.sampleS, { min: 1, max: 3600 });
     checkNumber("seed", seed, { whole: true });
     this.random = new Random(seed);
-    const unit = (nodes: number) => {
-      const ranks = nodes * hw.gpusPerNode;
-      const { nRoutedExperts } = arch.config;
-      const slotsPerGpu = nRoutedExperts === 0 ? 0 : Math.floor(nRoutedExperts / ranks) + 1;
-      return {
-        hw,
-        arch,
-        ranks,
-        slotsPerGpu,
-        placement: "exact",
-        overlap: true,
-        drafts: 0,
-      } as const;
-    };
-    this.prefill = {
-      ...unit(scale.prefillNodes),
-      skew: fitted.prefillSkew,
-      efficiency: fitted.prefillEfficiency,
-    };
-    const decode: Deployment = {
-      ...unit(scale.decodeNodes),
-      skew: fitted.decodeSkew,
-      efficiency: fitted.decodeEfficiency,
-    };
+    const { prefillNodes, decodeNodes } = scale;
+    const { prefill, decode } = unitsOf({ arch, hw, fitted, prefillNodes, decodeNodes });
+    this.prefill = prefill;
     checkMemory("prefillNodes", scale.prefillNodes, memoryOf(this.prefill, "prefill"), demand);
     checkMemory("decodeNodes", scale.decodeNodes, memoryOf(decode, "decode"), demand);
     this.experts = new ExpertPlacement(decode, seed);
@@ -278,14 +262,11 @@ class ExpertPlacement {
   constructor(deployment: Deployment, seed: number) {
     this.deployment = deployment;
     const { arch, skew } = deployment;
-    const experts = Math.max(1, arch.config.nRoutedExperts);
+    const experts = arch.config.nRoutedExperts;
     const shared = { layers: expertLayers, exponent: skew, experts, total: 2 ** 44 };
     this.byDay = zipfLoads({ ...shared, seed });
     this.byNight = zipfLoads({ ...shared, seed: seed + 1 });
-    this.phy2log =
-      arch.config.nRoutedExperts === 0
-        ? []
-        : rebalanceExperts(this.popularityAt(0), ...this.shape).phy2log;
+    this.phy2log = rebalanceExperts(this.popularityAt(0), ...this.shape).phy2log;
   }
 
   private get shape(): readonly [slots: number, groups: number, nodes: number, gpus: number] {
@@ -304,7 +285,6 @@ class ExpertPlacement {
 
   /** The unit with the imbalance of this hour under the placement of now. */
   deploymentAt(hour: number): Deployment {
-    if (this.phy2log.length === 0) return this.deployment;
     const { ranks, arch } = this.deployment;
     const routed = 44 * ranks * arch.config.numExpertsPerTok;
     const batch = sampleOf(this.popularityAt(hour), routed);
@@ -314,7 +294,6 @@ class ExpertPlacement {
 
   /** What the experts' balancer says to the tokens of this hour; a new placement takes effect. */
   review(hour: number, tokens: number): { balancedness: number; isRebalanced: boolean } {
-    if (this.phy2log.length === 0) return { balancedness: 1, isRebalanced: false };
     const [, numGroups, numNodes, numGpus] = this.shape;
     // Statistics of some thousand steps.
     const routed = 4096 * tokens * this.deployment.arch.config.numExpertsPerTok;

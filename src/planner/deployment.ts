@@ -54,11 +54,68 @@ export function checkDeployment(deployment: Deployment): Deployment {
   checkNumber("drafts", drafts, { max: 8, whole: true });
   checkNumber("efficiency", efficiency, { min: 0.01, max: 2 });
   const { nRoutedExperts } = arch.config;
+  if (arch.moeLayers === 0) {
+    throw refuse("nRoutedExperts", "is 0", "give a mixture-of-experts model, others have no units");
+  }
   if (ranks * slotsPerGpu < nRoutedExperts) {
     const problem = `is ${slotsPerGpu}: ${ranks} GPUs hold ${ranks * slotsPerGpu} experts`;
     throw refuse("slotsPerGpu", problem, `give room for ${nRoutedExperts}`);
   }
   return deployment;
+}
+
+/** What the cost model was fitted to, see `calibration.ts`; a part of what makes up a unit. */
+export interface FittedNumbers {
+  readonly prefillEfficiency: number;
+  readonly decodeEfficiency: number;
+  readonly prefillSkew: number;
+  readonly decodeSkew: number;
+}
+
+/** What a pair of units is made of. */
+export interface UnitOptions {
+  readonly arch: Architecture;
+  readonly hw: Hardware;
+  readonly fitted: FittedNumbers;
+  readonly prefillNodes: number;
+  readonly decodeNodes: number;
+  /** Default `exact`. */
+  readonly placement?: Deployment["placement"];
+  /** MTP drafts of the decode unit; default 0. */
+  readonly drafts?: number;
+}
+
+/** One unit of each phase, run as the article runs them. */
+export function unitsOf(options: UnitOptions): {
+  readonly prefill: Deployment;
+  readonly decode: Deployment;
+} {
+  const { arch, hw, fitted, prefillNodes, decodeNodes, placement = "exact", drafts = 0 } = options;
+  const unit = (nodes: number) => {
+    const ranks = checkNumber("nodes", nodes, { min: 1, whole: true }) * hw.gpusPerNode;
+    const slotsPerGpu = slotsWithSpare(arch, ranks);
+    return { hw, arch, ranks, slotsPerGpu, placement, overlap: true };
+  };
+  const { prefillSkew, decodeSkew, prefillEfficiency, decodeEfficiency } = fitted;
+  return {
+    prefill: checkDeployment({
+      ...unit(prefillNodes),
+      skew: prefillSkew,
+      drafts: 0,
+      efficiency: prefillEfficiency,
+    }),
+    decode: checkDeployment({
+      ...unit(decodeNodes),
+      skew: decodeSkew,
+      drafts,
+      efficiency: decodeEfficiency,
+    }),
+  };
+}
+
+/** Slots of a GPU with room for all experts and for redundant ones: the article's 9 and 2 for V3. */
+function slotsWithSpare({ config }: Architecture, ranks: number): number {
+  return Math.floor(config.nRoutedExperts / ranks) + 1;
 }
 
 /** The nodes that a unit stands on; the last one may be shared. */

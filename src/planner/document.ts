@@ -3,8 +3,14 @@ import type { Architecture } from "./architecture.ts";
 import { type ArticleReport, articleNodesAt, articleReport } from "./article.ts";
 import { type Calibration, calibration } from "./calibration.ts";
 import { type DayOptions, type DayResult, publishedDay, simulateDay } from "./day.ts";
-import type { Deployment, MemoryBudget } from "./deployment.ts";
-import type { DecodeEstimate, PrefillEstimate, Workload } from "./estimate.ts";
+import { type Deployment, type MemoryBudget, type UnitOptions, unitsOf } from "./deployment.ts";
+import {
+  type DecodeEstimate,
+  estimateDecode,
+  estimatePrefill,
+  type PrefillEstimate,
+  type Workload,
+} from "./estimate.ts";
 import type { Hardware } from "./hardware.ts";
 import type { LayerTimeline } from "./overlap.ts";
 import { type Plan, type SearchOptions, type SearchResult, searchPlans } from "./search.ts";
@@ -22,6 +28,32 @@ export interface EstimateReport {
   readonly decode: DecodeEstimate;
 }
 
+/** What to estimate. */
+export interface EstimateOptions extends UnitOptions {
+  readonly workload: Workload;
+  readonly tokensPerGpu: number;
+  readonly batch: number;
+  /** Share of drafts that are right; default 0.6. */
+  readonly accepted?: number;
+}
+
+/** Estimates both phases. Errors as of `estimatePrefill` and `estimateDecode`. */
+export function estimateReport(options: EstimateOptions): EstimateReport {
+  const { hw, arch, workload, tokensPerGpu, batch, accepted } = options;
+  const { prefill, decode } = unitsOf(options);
+  return {
+    hw,
+    arch,
+    workload,
+    tokensPerGpu,
+    batch,
+    prefillUnit: prefill,
+    decodeUnit: decode,
+    prefill: estimatePrefill(prefill, workload, tokensPerGpu),
+    decode: estimateDecode(decode, workload, batch, accepted),
+  };
+}
+
 /** One phase of the deployment. */
 export interface PhaseReport {
   readonly name: "Prefill" | "Decode";
@@ -34,6 +66,11 @@ export interface PhaseReport {
   readonly layer: LayerTimeline;
   readonly parts: Readonly<Record<string, number>>;
   readonly memory: MemoryBudget;
+  /** What was estimated, so that a page can estimate it again. */
+  readonly deployment: Deployment;
+  readonly workload: Workload;
+  /** Tokens (prefill) or sequences (decode) of a GPU. */
+  readonly load: number;
 }
 
 /** A plan of the search's front. */
@@ -102,30 +139,35 @@ export function planDocument({ estimate, day, isArticle, search }: DocumentReque
 }
 
 function phasesOf(estimate: EstimateReport): PhaseReport[] {
-  const { prefill, decode, prefillUnit, decodeUnit, tokensPerGpu, batch } = estimate;
-  const tokens = tokensPerGpu.toLocaleString("en-US");
-  const drafts = decodeUnit.drafts > 0 ? ", MTP" : "";
-  const unit = ({ ranks, slotsPerGpu }: Deployment) => `EP${ranks}, ${slotsPerGpu} experts and`;
+  const { prefill, decode, prefillUnit, decodeUnit, workload, tokensPerGpu, batch } = estimate;
+  const unit = ({ ranks, slotsPerGpu, drafts }: Deployment) =>
+    `EP${ranks}, ${slotsPerGpu} experts a GPU${drafts > 0 ? ", MTP" : ""}`;
   return [
     {
       name: "Prefill",
-      unit: `${unit(prefillUnit)} ${tokens} tokens a GPU`,
+      unit: unit(prefillUnit),
       perNode: prefill.perNode,
       latencyMs: prefill.ttftMs,
       bottleneck: prefill.bottleneck.sentence,
       layer: prefill.step.layer,
       parts: prefill.step.parts,
       memory: prefill.memory,
+      deployment: prefillUnit,
+      workload,
+      load: tokensPerGpu,
     },
     {
       name: "Decode",
-      unit: `${unit(decodeUnit)} ${batch} sequences a GPU${drafts}`,
+      unit: unit(decodeUnit),
       perNode: decode.perNode,
       latencyMs: decode.tpotMs,
       bottleneck: decode.bottleneck.sentence,
       layer: decode.step.layer,
       parts: decode.step.parts,
       memory: decode.memory,
+      deployment: decodeUnit,
+      workload,
+      load: batch,
     },
   ];
 }

@@ -119,11 +119,14 @@ export function estimateDecode(
   const sequencesMost = Math.floor(memory.kvTokens / context);
   if (sequencesMost < sequences) {
     const gb = (bytes: number) => (bytes / 1e9).toFixed(1);
+    const problem =
+      memory.kv < 0
+        ? `the weights take ${gb(memory.weights)} GB of the GPU's ${gb(memory.total)}`
+        : `${gb(memory.kv)} GB beside ${gb(memory.weights)} GB of weights hold ${sequencesMost} of ` +
+          `${Math.round(context)} tokens`;
     throw plannerError(
       "plan-impossible",
-      `sequences is ${sequences} a GPU, but ${gb(memory.kv)} GB beside ${gb(memory.weights)} GB of ` +
-        `weights hold ${sequencesMost} of ${Math.round(context)} tokens: lower it, or spread the ` +
-        "experts over more GPUs.",
+      `sequences is ${sequences} a GPU, but ${problem}: lower it, or spread the experts over more GPUs.`,
     );
   }
   const step = decodeStep(deployment, { sequences, kvTokens: sequences * context });

@@ -25,7 +25,6 @@ export {
   type CheckedPoint,
   calibrate,
   calibration,
-  type FittedNumbers,
 } from "./calibration.ts";
 export {
   type DayOptions,
@@ -36,10 +35,19 @@ export {
 } from "./day.ts";
 export { type DecodeLoad, type DecodeStep, decodeStep } from "./decode.ts";
 export { articleDemand, type Demand } from "./demand.ts";
-export { type Deployment, type MemoryBudget, memoryOf } from "./deployment.ts";
+export {
+  type Deployment,
+  type FittedNumbers,
+  type MemoryBudget,
+  memoryOf,
+  type UnitOptions,
+  unitsOf,
+} from "./deployment.ts";
 export {
   type DocumentRequest,
+  type EstimateOptions,
   type EstimateReport,
+  estimateReport,
   type FrontPoint,
   type PhaseReport,
   type PlanDocument,

@@ -239,6 +239,10 @@ test("memory: what fits beside the weights, and a clear no where they don't", ()
   assert.equal(memory.kvTokens, Math.floor(memory.kv / 70_272));
   const estimate = estimateDecode(decodeUnit, chat, 64);
   assert.ok(estimate.sequencesMost > 100);
+  assert.throws(() => estimateDecode({ ...decodeUnit, ranks: 8, slotsPerGpu: 33 }, chat, 1), {
+    code: "plan-impossible",
+    message: /the weights take [\d.]+ GB of the GPU's 80\.0: lower it, or spread/,
+  });
   assert.throws(() => estimateDecode(decodeUnit, chat, 4000), {
     code: "plan-impossible",
     message: /^sequences is 4000 a GPU, but [\d.]+ GB beside [\d.]+ GB of weights hold \d+ of/,
@@ -297,6 +301,12 @@ test("wrong input gets one sentence that names the field", () => {
     () => architectureOf(without as typeof deepSeekV3),
     bad,
     /config\.kvLoraRank is missing: give a whole number/,
+  );
+  const dense = architectureOf({ ...deepSeekV3, nRoutedExperts: 0, numExpertsPerTok: 1 });
+  refused(
+    () => prefillStep({ ...unit, arch: dense }, prefillLoad(1, 1)),
+    bad,
+    /nRoutedExperts is 0: give a mixture-of-experts model/,
   );
   refused(() => prefillLoad(100, 100, 1), bad, /hitRate is 1: leave something/);
   refused(

@@ -212,7 +212,7 @@ function* units(
     if (unitNodes >= nodes) return;
     const ranks = unitNodes * hw.gpusPerNode;
     const least = Math.ceil(arch.config.nRoutedExperts / ranks);
-    for (let more = 0; more < (least === 0 ? 1 : spread); more++) {
+    for (let more = 0; more < spread; more++) {
       const slotsPerGpu = least + more;
       const base = { hw, arch, ranks, slotsPerGpu, skew, placement, overlap: true };
       const deployment = { ...base, drafts, efficiency };

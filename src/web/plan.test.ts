@@ -6,10 +6,9 @@ import { type PageServer, startPageServer } from "../inference/index.ts";
 import {
   architectureOf,
   calibration,
-  type Deployment,
   deepSeekV3,
   estimateDecode,
-  estimatePrefill,
+  estimateReport,
   hardware,
   type PlanDocument,
   planDocument,
@@ -23,33 +22,17 @@ function makeDocument(nodes: number): PlanDocument {
   const arch = architectureOf(deepSeekV3);
   const hw = hardware.h800;
   const workload = { promptTokens: 4096, outputTokens: 1024, hitRate: 0.5 };
-  const common = { hw, arch, placement: "exact", overlap: true, drafts: 0 } as const;
-  const prefillUnit: Deployment = {
-    ...common,
-    ranks: 32,
-    slotsPerGpu: 9,
-    skew: fitted.prefillSkew,
-    efficiency: fitted.prefillEfficiency,
-  };
-  const decodeUnit: Deployment = {
-    ...common,
-    ranks: 144,
-    slotsPerGpu: 2,
-    skew: fitted.decodeSkew,
-    efficiency: fitted.decodeEfficiency,
-  };
   return planDocument({
-    estimate: {
-      hw,
+    estimate: estimateReport({
       arch,
+      hw,
+      fitted,
+      prefillNodes: 4,
+      decodeNodes: 18,
       workload,
       tokensPerGpu: 16384,
       batch: 88,
-      prefillUnit,
-      decodeUnit,
-      prefill: estimatePrefill(prefillUnit, workload, 16384),
-      decode: estimateDecode(decodeUnit, workload, 88),
-    },
+    }),
     day: { arch, hw, fitted, windows: 24, sampleS: 3, decodeRanks: 2 },
     isArticle: true,
     search: { ...fitted, arch, hw, nodes, workload, placement: "exact", tpotMs: 50 },
@@ -121,6 +104,25 @@ test("the plan's page: both phases' lanes have every operation, in its place", {
   }
   const text = await textOf(page.locator("main"));
   for (const phase of plan.phases) assert.ok(text.includes(phase.bottleneck));
+});
+
+test("the plan's page: another load is estimated in the browser, as the planner does", {
+  skip,
+}, async () => {
+  const [, phase] = plan.phases;
+  const decode = page.locator(".phase").nth(1);
+  const before = await textOf(decode.locator(".readout").first());
+  const slider = decode.getByLabel("Sequences a GPU");
+  await slider.fill("120");
+  const wanted = estimateDecode(phase.deployment, phase.workload, 120);
+  const after = decode.locator(".readout").first();
+  assert.notEqual(await textOf(after), before);
+  assert.match(await textOf(after), new RegExp(`TPOT ${wanted.tpotMs.toFixed(1)} ms`));
+  await decode.getByLabel("Tokens of a prompt").fill("32768");
+  await page.getByText(/^sequences is 120 a GPU, but [\d.]+ GB beside/).waitFor();
+  await decode.getByLabel("Tokens of a prompt").fill(String(phase.workload.promptTokens));
+  await slider.fill(String(phase.load));
+  assert.equal(await textOf(after), before);
 });
 
 test("the plan's page: an error bar for each point, the fitted ones marked", { skip }, async () => {

@@ -2,27 +2,32 @@
 import type { JSX } from "preact";
 import { useId } from "preact/hooks";
 
-/** A slider from 0 to `max` in steps of 0.05, with its value beside the label. */
+/** A slider with its value beside the label; from 0 in steps of 0.05 unless said. */
 export function Slider(props: {
   label: string;
   value: number;
   max: number;
+  min?: number;
+  step?: number;
+  /** The value in words; two digits unless given. */
+  shown?: string;
   onChange: (value: number) => void;
 }): JSX.Element {
   const id = useId();
+  const { label, value, max, min = 0, step = 0.05, shown = value.toFixed(2), onChange } = props;
   return (
     <div class="field">
-      <label for={id}>{props.label}</label>
-      <output for={id}>{props.value.toFixed(2)}</output>
+      <label for={id}>{label}</label>
+      <output for={id}>{shown}</output>
       <input
         id={id}
         type="range"
-        min={0}
-        max={props.max}
-        step={0.05}
-        value={props.value}
-        style={{ "--filled": `${(props.value / props.max) * 100}%` }}
-        onInput={(event) => props.onChange(event.currentTarget.valueAsNumber)}
+        min={min}
+        max={max}
+        step={step}
+        value={value}
+        style={{ "--filled": `${((value - min) / (max - min)) * 100}%` }}
+        onInput={(event) => onChange(event.currentTarget.valueAsNumber)}
       />
     </div>
   );

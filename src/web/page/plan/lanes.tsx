@@ -1,9 +1,17 @@
 /**
- * @file A layer's two lanes, drawn as in the article's figures: computation above, communication below,
+ * @file One phase, to be tried: its load and its lengths under the reader's hand, estimated anew in the
+ * browser by the planner itself. A layer's two lanes, drawn as in the article's figures: computation above, communication below,
  * one colour an operation, the second micro-batch lighter; what the layer's time goes into beside it.
  */
 import type { JSX } from "preact";
-import type { PhaseReport, TimedOperation } from "../../../planner/index.ts";
+import { useMemo, useState } from "preact/hooks";
+import {
+  estimateDecode,
+  estimatePrefill,
+  type PhaseReport,
+  type TimedOperation,
+} from "../../../planner/index.ts";
+import { Slider } from "../fields.tsx";
 import { short } from "../format.ts";
 
 const width = 960;
@@ -25,15 +33,78 @@ const names: Readonly<Record<string, readonly string[]>> = {
   combine: ["COMBINE", "COMB", "C"],
 };
 
+/** The phase with another load and prompt; a sentence where that can't be. */
+function estimateAgain(
+  phase: PhaseReport,
+  load: number,
+  promptTokens: number,
+): PhaseReport | string {
+  const { deployment, name } = phase;
+  const workload = { ...phase.workload, promptTokens };
+  try {
+    const estimate =
+      name === "Prefill"
+        ? estimatePrefill(deployment, workload, load)
+        : estimateDecode(deployment, workload, load);
+    const { perNode, bottleneck, memory, step } = estimate;
+    const latencyMs = "ttftMs" in estimate ? estimate.ttftMs : estimate.tpotMs;
+    const { layer, parts } = step;
+    return { ...phase, perNode, latencyMs, bottleneck: bottleneck.sentence, layer, parts, memory };
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
 /** One phase. */
 export function Lanes({ phase }: { phase: PhaseReport }): JSX.Element {
-  const { layer, name } = phase;
-  const isPrefill = name === "Prefill";
+  const [load, setLoad] = useState(phase.load);
+  const [prompt, setPrompt] = useState(phase.workload.promptTokens);
+  const shown = useMemo(() => {
+    if (load === phase.load && prompt === phase.workload.promptTokens) return phase;
+    return estimateAgain(phase, load, prompt);
+  }, [phase, load, prompt]);
+  const isPrefill = phase.name === "Prefill";
   return (
     <div class="phase">
       <h3>
-        {name} <small>{phase.unit}</small>
+        {phase.name} <small>{phase.unit}</small>
       </h3>
+      <div class="tries">
+        <Slider
+          label={isPrefill ? "Tokens a GPU and step" : "Sequences a GPU"}
+          value={load}
+          min={isPrefill ? 1024 : 8}
+          max={Math.max(phase.load, isPrefill ? 32768 : 256)}
+          step={isPrefill ? 1024 : 8}
+          shown={load.toLocaleString("en-US")}
+          onChange={setLoad}
+        />
+        <Slider
+          label="Tokens of a prompt"
+          value={prompt}
+          min={256}
+          max={Math.max(phase.workload.promptTokens, 32768)}
+          step={256}
+          shown={prompt.toLocaleString("en-US")}
+          onChange={setPrompt}
+        />
+      </div>
+      {typeof shown === "string" ? (
+        <p class="refusal" role="alert">
+          {shown}
+        </p>
+      ) : (
+        <Result phase={shown} />
+      )}
+    </div>
+  );
+}
+
+function Result({ phase }: { phase: PhaseReport }): JSX.Element {
+  const { layer } = phase;
+  const isPrefill = phase.name === "Prefill";
+  return (
+    <>
       <p class="readout">
         {short(phase.perNode)} tokens/s a node, {isPrefill ? "TTFT" : "TPOT"}{" "}
         {phase.latencyMs < 1000
@@ -46,7 +117,7 @@ export function Lanes({ phase }: { phase: PhaseReport }): JSX.Element {
       </div>
       <Shares parts={phase.parts} periodUs={layer.periodUs} />
       <Memory memory={phase.memory} />
-    </div>
+    </>
   );
 }
 
