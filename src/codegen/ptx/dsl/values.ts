@@ -165,7 +165,8 @@ export class U32 extends Value {
 }
 
 function isZero(value: U32Like): boolean {
-  return typeof value === "number" && value === 0;
+  const { operand } = typeof value === "number" ? { operand: { value } } : value;
+  return "value" in operand && operand.value === 0;
 }
 
 /** A float32. */
