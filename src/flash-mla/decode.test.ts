@@ -3,6 +3,7 @@ import { after, test } from "node:test";
 import { ceilDiv, Random } from "../base/index.ts";
 import type { Device } from "../device/index.ts";
 import { type Tensor, tensorOf } from "../tensor/index.ts";
+import { benchDecode } from "./decode.bench.ts";
 import { type FlashMlaResult, flashMlaWithKvCache, getMlaMetadata } from "./index.ts";
 import {
   atEdge,
@@ -340,4 +341,11 @@ test("what does not fit together is refused in words", () => {
     [/shape of attnSink/, { options: { attnSink: poisoned("f32", [3]) } }],
   ];
   for (const [message, change] of cases) assert.throws(() => call(change), message);
+});
+
+test("the benchmark runs", async () => {
+  const lines: string[] = [];
+  await benchDecode(false, (line) => lines.push(line));
+  for (const line of lines) assert.doesNotMatch(line, /NaN|Infinity/);
+  assert.ok(lines.length > (machines.length > 0 ? 1 : 0));
 });
