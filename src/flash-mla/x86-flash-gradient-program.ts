@@ -480,10 +480,10 @@ class GradientProgram {
     scores: number,
   ): void {
     const { asm, shape } = this;
-    const { isa, isDot, vectorBytes, slabDims, slabBytes } = shape;
+    const { isa, isDot, vectorBytes } = shape;
     const tile: ScoreTileShape = {
-      ...{ isa, isDot, vectorBytes, slabDims, slabBytes, steps, spanKeys },
-      ...{ keyBytes: rowBytes, stagesKeys: true, slabs: 0 },
+      ...{ isa, isDot, vectorBytes, steps, spanKeys },
+      ...{ keyBytes: rowBytes, stagesKeys: true },
     };
     asm.imul(scoreTile.queries, this.local("vector"), steps * vectorBytes);
     asm.lea(scoreTile.queries, mem(scratch, { index: scoreTile.queries, disp: queries }));
@@ -492,7 +492,7 @@ class GradientProgram {
     asm.lea(scoreTile.keys, mem(scratch, { index: scoreTile.keys, disp: rows }));
     asm.imul(scoreTile.scores, rax, vectorBytes);
     asm.lea(scoreTile.scores, mem(scratch, { index: scoreTile.scores, disp: scores }));
-    emitScoreTile(asm, tile, 1, false);
+    emitScoreTile(asm, tile, 1);
   }
 
   /** Scores of keys that a row does not see become -infinity. */

@@ -81,14 +81,14 @@ export interface FlashShape extends FlashSpec {
   readonly isDot: boolean;
   readonly lanes: number;
   readonly vectorBytes: number;
-  /** Steps of a score: pairs of dimensions, or dimensions; zeros beyond `dimQk`. */
+  /** Steps of a score: pairs of dimensions, or dimensions. */
   readonly steps: number;
   /** Dimensions of a value tile, and how many tiles there are. */
   readonly slabDims: number;
   readonly slabs: number;
   readonly slabBytes: number;
-  /** Whether score tiles make pairs of the keys' first elements, as value tiles need them. */
-  readonly pairsInScores: boolean;
+  /** Whether value tiles read keys, two by two; else pairs, or float32, in scratch memory. */
+  readonly valuesInRuns: boolean;
   /** Whether keys are copied to scratch memory: decoded, widened, gathered. */
   readonly stagesKeys: boolean;
   /** Bytes from key to key as the products read them; elements of a staged row. */
@@ -153,18 +153,17 @@ function sizesOf(spec: FlashSpec): Sizes {
   const stagedValue = slabs * slabDims;
   const staged = (elements: number) => spread(elements * elementBytes);
   const keyBytes = stagesKeys ? staged(stagedKey) : spec.keyStride;
-  const pairsInScores = isDot && !ownValues;
-  const dots = ceilDiv(dimQk, 2);
+  const valuesInRuns = isDot && !ownValues;
   return {
     ...spec,
     isDot,
     lanes,
     vectorBytes: 4 * lanes,
-    steps: !isDot ? dimQk : pairsInScores ? Math.max(dots, stagedValue / 2) : dots,
+    steps: isDot ? ceilDiv(dimQk, 2) : dimQk,
     slabDims,
     slabs,
     slabBytes: 4 * slabDims,
-    pairsInScores,
+    valuesInRuns,
     stagesKeys,
     keyBytes,
     stagedKey,
@@ -202,7 +201,7 @@ function offsetsOf(
     out: take(slabs * rowsMax * slabBytes),
     keys: sizes.stagesKeys ? take(spanKeys * sizes.keyBytes) : 0,
     values: sizes.ownValues && !isDot ? take(spanKeys * sizes.valueBytes) : 0,
-    pairs: isDot ? take(slabs * (spanKeys / 2) * slabBytes) : 0,
+    pairs: isDot && sizes.ownValues ? take(slabs * (spanKeys / 2) * slabBytes) : 0,
   };
   return { offsets, scratchBytes: end };
 }

@@ -73,7 +73,7 @@ const localNames = [
   "key",
   /** Bytes to the next place to ask for. */
   "aheadStep",
-  /** Address of the slab's values, bytes of it into the results. */
+  /** Address of the slab's values, or bytes of it into a row; bytes of it into the results. */
   "slab",
   "slabOut",
   /** Row of the task. */
@@ -419,25 +419,21 @@ class Program {
     asm.mov(this.local("vector"), 0);
     // The first vectors of rows ask for the next span, evenly, while they read this one.
     if (!shape.stagesKeys) asm.mov(this.local("aheadStep"), 1);
-    if (shape.pairsInScores) {
-      this.scoreNext(true);
-      this.dropPartner();
-    }
     const [next, end] = [asm.label("vectors"), asm.label("end")];
     asm.bind(next);
     asm.mov(rax, this.local("vector"));
     asm.cmp(rax, this.local("vectors"));
     asm.jge(end);
-    this.scoreNext(false);
+    this.scoreNext();
     asm.jmp(next);
     asm.bind(end);
   }
 
   /** The next one or two vectors of rows. */
-  private scoreNext(pairs: boolean): void {
+  private scoreNext(): void {
     const { asm, shape } = this;
     if (scoreVectorsMax(shape) === 1) {
-      this.scoreVectors(1, pairs);
+      this.scoreVectors(1);
       return;
     }
     const [two, end] = [asm.label("two"), asm.label("end")];
@@ -445,39 +441,14 @@ class Program {
     asm.sub(rax, this.local("vector"));
     asm.cmp(rax, 2);
     asm.jge(two);
-    this.scoreVectors(1, pairs);
+    this.scoreVectors(1);
     asm.jmp(end);
     asm.bind(two);
-    this.scoreVectors(2, pairs);
+    this.scoreVectors(2);
     asm.bind(end);
   }
 
-  /** Takes out of the last pair what is not of the span, where the number of keys is odd. */
-  private dropPartner(): void {
-    const { asm, v, shape } = this;
-    const even = asm.label("even");
-    asm.mov(rax, this.local("count"));
-    asm.test(rax.d, 1);
-    asm.je(even);
-    asm.shr(rax, 1);
-    asm.imul(rax, rax, shape.slabBytes);
-    asm.lea(rdi, mem(scratch, { index: rax, disp: shape.offsets.pairs }));
-    asm.mov(rcx.d, shape.slabs);
-    v.loop(rcx, () => {
-      v.scope(() => {
-        const pair = v.take("pair");
-        for (let disp = 0; disp < shape.slabBytes; disp += v.vectorBytes) {
-          v.load(pair, mem(rdi, { disp }));
-          v.and(pair, pair, v.u32(0xffff));
-          v.store(mem(rdi, { disp }), pair);
-        }
-      });
-      asm.add(rdi, (shape.spanKeys / 2) * shape.slabBytes);
-    });
-    asm.bind(even);
-  }
-
-  private scoreVectors(vectors: 1 | 2, pairs: boolean): void {
+  private scoreVectors(vectors: 1 | 2): void {
     const { asm, shape } = this;
     const { keys, queries, scores, ahead, aheadStep } = scoreTile;
     const tileKeys = scoreTileKeys(shape, vectors);
@@ -487,11 +458,6 @@ class Program {
     asm.mov(rcx, this.local("key"));
     asm.imul(scores, rcx, shape.vectorBytes);
     asm.lea(scores, mem(scratch, { index: scores, disp: shape.offsets.scores }));
-    if (pairs) {
-      asm.imul(scoreTile.pairs, rcx, shape.slabBytes / 2);
-      const disp = shape.offsets.pairs;
-      asm.lea(scoreTile.pairs, mem(scratch, { index: scoreTile.pairs, disp }));
-    }
     if (!shape.stagesKeys) {
       // Of the two runs of the next span, scores ask for the first, every other step.
       const bytes = Math.ceil((tileKeys * shape.keyBytes) / shape.steps);
@@ -508,7 +474,7 @@ class Program {
     asm.add(keys, rcx);
     asm.imul(queries, this.local("vector"), blockBytes);
     asm.lea(queries, mem(scratch, { index: queries, disp: shape.offsets.queries }));
-    emitScoreTile(asm, shape, vectors, pairs);
+    emitScoreTile(asm, shape, vectors);
     asm.add(this.local("key"), tileKeys);
     asm.mov(rcx, this.local("key"));
     asm.cmp(rcx, this.local("rounded"));
@@ -549,7 +515,8 @@ class Program {
     const { isDot, offsets, spanKeys, slabBytes, slabs, rowsMax } = shape;
     asm.mov(this.local("slabOut"), 0);
     const start = isDot ? offsets.pairs : shape.ownValues ? offsets.values : offsets.keys;
-    asm.lea(rax, mem(scratch, { disp: start }));
+    if (shape.valuesInRuns) asm.xor(rax.d, rax.d);
+    else asm.lea(rax, mem(scratch, { disp: start }));
     asm.mov(this.local("slab"), rax);
     if (!shape.stagesKeys) {
       asm.mov(rax, this.local("ahead1"));
@@ -564,7 +531,9 @@ class Program {
     this.sumTile(tiles);
     asm.jmp(rows);
     asm.bind(end);
-    asm.add(this.local("slab"), isDot ? (spanKeys / 2) * slabBytes : slabBytes);
+    const inRows = isDot ? 2 * shape.slabDims : slabBytes;
+    const isPaired = isDot && !shape.valuesInRuns;
+    asm.add(this.local("slab"), isPaired ? (spanKeys / 2) * slabBytes : inRows);
     asm.add(this.local("slabOut"), rowsMax * slabBytes);
     asm.mov(rax, this.local("slabOut"));
     asm.cmp(rax, slabs * rowsMax * slabBytes);
@@ -574,7 +543,7 @@ class Program {
   /** The next tile of rows, from row rax on, as tall as makes a vector's tiles equal. */
   private sumTile(table: Label): void {
     const { asm, shape } = this;
-    const { weights, values, out, factors, steps, ahead, aheadStep } = valueTile;
+    const { weights, values, out, factors, steps, ahead, aheadStep, runs, slab } = valueTile;
     const { lanes, vectorBytes, spanKeys, isDot, offsets } = shape;
     const [row, rows] = [rax, rsi];
     // Rows of this vector from here on, at most a vector of them.
@@ -602,9 +571,11 @@ class Program {
     asm.movsxd(rax, mem(rdx, { index: rows, scale: 4 }).d);
     asm.lea(rdx, mem(this.base));
     asm.add(rax, rdx);
-    asm.mov(values, this.local("slab"));
+    asm.mov(shape.valuesInRuns ? slab : values, this.local("slab"));
     asm.mov(steps, this.local("count"));
-    if (isDot) {
+    if (shape.valuesInRuns) {
+      asm.lea(runs, this.local("keys0"));
+    } else if (isDot) {
       asm.inc(steps);
       asm.shr(steps, 1);
     }

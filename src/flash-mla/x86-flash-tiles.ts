@@ -3,9 +3,10 @@
  *
  * Scores: lanes are rows, a key's elements are broadcast from where they lie, the queries stand as
  * `[step][lane]`. Values: lanes are dimensions, a row's weights are broadcast. Where pairs are
- * multiplied, two keys' values must be interleaved: the first score tile that reads the keys does
- * it in the shadow of its products, so that a page is read once. Interleaving within 128-bit lanes
- * permutes the dimensions; storing the result as bf16 puts them back (`x86-flash-results.ts`).
+ * multiplied, two keys' values must be interleaved: shuffles do it in the shadow of the products, in
+ * every tile anew, since storing what the first tile made was slower where keys come from memory.
+ * Interleaving within 128-bit lanes permutes the dimensions; storing the result
+ * as bf16 puts them back (`x86-flash-results.ts`).
  */
 import {
   type Assembler,
@@ -19,14 +20,17 @@ import {
   r10,
   r11,
   r12,
+  r13,
+  r14,
   rax,
   rcx,
+  rdi,
   rdx,
   type Vec,
   ymm,
   zmm,
 } from "../codegen/index.ts";
-import type { FlashShape } from "./x86-flash-layout.ts";
+import { type FlashShape, runKeys } from "./x86-flash-layout.ts";
 
 /** Vectors of rows that a score tile can take together. */
 export function scoreVectorsMax(shape: Pick<FlashShape, "isa">): number {
@@ -40,14 +44,12 @@ export function scoreTileKeys(shape: Pick<FlashShape, "isa">, vectors: number): 
 
 /** Operands of a score tile, all clobbered but `aheadStep`. */
 export const scoreTile: Readonly<
-  Record<"queries" | "keys" | "scores" | "pairs" | "ahead" | "aheadStep", Gpr>
+  Record<"queries" | "keys" | "scores" | "ahead" | "aheadStep", Gpr>
 > = {
   /** Addresses of the first vector's queries, of the first key, and of its scores. */
   queries: r8,
   keys: r9,
   scores: r10,
-  /** Where the first two keys' pairs go. */
-  pairs: r12,
   /** A place to ask for at every other step, and bytes to the next. */
   ahead: rdx,
   aheadStep: r11,
@@ -74,16 +76,7 @@ function multiply(
 /** What of a shape score tiles depend on. */
 export type ScoreTileShape = Pick<
   FlashShape,
-  | "isa"
-  | "isDot"
-  | "vectorBytes"
-  | "steps"
-  | "keyBytes"
-  | "stagesKeys"
-  | "spanKeys"
-  | "slabs"
-  | "slabDims"
-  | "slabBytes"
+  "isa" | "isDot" | "vectorBytes" | "steps" | "keyBytes" | "stagesKeys" | "spanKeys"
 >;
 
 /**
@@ -91,13 +84,8 @@ export type ScoreTileShape = Pick<
  * next vector of `scores` (the second vector of rows `spanKeys` further on). `pairs`: on the way,
  * interleaves the keys' values two by two. Clobbers rax.
  */
-export function emitScoreTile(
-  asm: Assembler,
-  shape: ScoreTileShape,
-  vectors: number,
-  pairs: boolean,
-): void {
-  new ScoreTile(asm, shape, vectors).emit(pairs);
+export function emitScoreTile(asm: Assembler, shape: ScoreTileShape, vectors: number): void {
+  new ScoreTile(asm, shape, vectors).emit();
 }
 
 class ScoreTile {
@@ -123,22 +111,13 @@ class ScoreTile {
     this.hasQuads = vectors === 1 && hasAvx512(shape.isa);
   }
 
-  emit(pairs: boolean): void {
+  emit(): void {
     const { asm, shape, vec, sums, vectors } = this;
     for (let i = 0; i < sums; i++) asm.vxorps(vec(i).x, vec(i).x, vec(i).x);
-    const paired = pairs ? (shape.slabs * shape.slabDims) / 2 : 0;
-    if (pairs) {
-      this.loop(shape.slabs, () => {
-        const slabSteps = shape.slabDims / 2;
-        for (let i = 0; i < slabSteps; i += unrolled) this.turn(i, (step) => this.pair(step));
-        this.advance(slabSteps);
-        asm.add(scoreTile.pairs, (shape.spanKeys / 2) * shape.slabBytes);
-      });
-    }
-    const rest = shape.steps - paired;
+    const rest = shape.steps;
     if (rest >= unrolled) {
       this.loop(Math.floor(rest / unrolled), () => {
-        this.turn(0, () => {});
+        this.turn();
         this.advance(unrolled);
       });
     }
@@ -165,19 +144,16 @@ class ScoreTile {
     this.asm.add(scoreTile.keys, 4 * count);
   }
 
-  /** Four steps from `first` on. */
-  private turn(first: number, between: (step: number) => void): void {
+  /** Four steps. */
+  private turn(): void {
     const { asm, shape, tileKeys } = this;
     if (this.hasQuads) {
       for (let key = 3; key < tileKeys; key += 4) {
-        const place = mem(scoreTile.keys, { disp: key * shape.keyBytes + 4 * first });
+        const place = mem(scoreTile.keys, { disp: key * shape.keyBytes });
         asm.vbroadcasti32x4(this.quad(key), place);
       }
     }
-    for (let i = first; i < first + unrolled; i++) {
-      this.step(i, this.hasQuads);
-      between(i);
-    }
+    for (let i = 0; i < unrolled; i++) this.step(i, this.hasQuads);
   }
 
   private quad(key: number): Vec {
@@ -202,7 +178,7 @@ class ScoreTile {
       const place = mem(keys, { disp: key * keyBytes + 4 * index });
       if (isQuad && key % 4 === 3) {
         const value = vec(sums + 5 + ((key >> 2) % 2));
-        asm.vpshufd(value, this.quad(key), 0x55 * (index % unrolled));
+        asm.vpshufd(value, this.quad(key), 0x55 * index);
         multiply(asm, shape, vec(key), queryOf(0), value);
       } else if (vectors === 1 && hasAvx512(shape.isa)) {
         if (shape.isDot) asm.vdpbf16ps(vec(key), queryOf(0), bcst(place));
@@ -216,29 +192,14 @@ class ScoreTile {
       }
     }
   }
-
-  /** Interleaves a pair of keys, or none: all pairs of 32 dimensions within 16 steps. */
-  private pair(step: number): void {
-    const { asm, shape, vec, tileKeys } = this;
-    const pairs = tileKeys / 2;
-    const every = 16 / pairs;
-    if (step % every !== 0) return;
-    const [half, index] = [step >> 4, (step % 16) / every];
-    const [low, high, other] = [vec(29), vec(30), vec(31)];
-    const place = mem(scoreTile.keys, { disp: 2 * index * shape.keyBytes + 64 * half });
-    asm.vmovups(low, place);
-    asm.vmovups(other, place.plus(shape.keyBytes));
-    asm.vpunpckhwd(high, low, other);
-    asm.vpunpcklwd(low, low, other);
-    const disp = index * shape.slabBytes + 2 * 64 * half;
-    asm.vmovups(mem(scoreTile.pairs, { disp }), low);
-    asm.vmovups(mem(scoreTile.pairs, { disp: disp + 64 }), high);
-  }
 }
 
 /** Operands of a value tile; all but `aheadStep` are clobbered, and so is rax. */
 export const valueTile: Readonly<
-  Record<"weights" | "values" | "out" | "factors" | "steps" | "ahead" | "aheadStep", Gpr>
+  Record<
+    "weights" | "values" | "out" | "factors" | "steps" | "ahead" | "aheadStep" | "runs" | "slab",
+    Gpr
+  >
 > = {
   /** Addresses of the first row's weights, results, and factor of its past results. */
   weights: r8,
@@ -250,6 +211,9 @@ export const valueTile: Readonly<
   /** A place to ask for at each step, and bytes to the next. */
   ahead: rdx,
   aheadStep: r12,
+  /** Where values are rows: the table of runs, the slab's bytes into a row; steps are keys. */
+  runs: r13,
+  slab: r14,
 };
 
 /** What of a shape value tiles depend on. */
@@ -257,6 +221,11 @@ export type ValueTileShape = Pick<
   FlashShape,
   "isa" | "isDot" | "vectorBytes" | "slabBytes" | "valueBytes" | "stagesKeys"
 > & {
+  /**
+   * Values are bf16 rows of the runs in a table, not pairs in scratch memory: two rows are
+   * interleaved on the way, of which the shuffles cost nothing beside the products.
+   */
+  readonly valuesInRuns?: boolean;
   /** Bytes from step to step and from row to row of the weights; default `[step][lane]`. */
   readonly weightStep?: number;
   readonly weightRow?: number;
@@ -280,7 +249,8 @@ export function emitValueTile(asm: Assembler, shape: ValueTileShape, rows: numbe
       asm.vmulps(vec(row * vectors + v), factor, mem(out, { disp }));
     }
   }
-  emitSteps(asm, shape, rows);
+  if (shape.valuesInRuns) emitRuns(asm, shape, rows);
+  else emitSteps(asm, shape, rows);
   for (let row = 0; row < rows; row++) {
     for (let v = 0; v < vectors; v++) {
       const disp = row * shape.slabBytes + v * shape.vectorBytes;
@@ -344,4 +314,60 @@ function emitSteps(asm: Assembler, shape: ValueTileShape, rows: number): void {
   asm.je(end);
   step(0);
   asm.bind(end);
+}
+
+/** Steps over the rows of the runs, two by two; the last may lack its second. */
+function emitRuns(asm: Assembler, shape: ValueTileShape, rows: number): void {
+  const { weights, values, steps, runs, slab } = valueTile;
+  const vec = vectorOf(shape);
+  const { valueBytes, vectorBytes } = shape;
+  const pairs = rdi;
+  const step = (index: number, isWhole: boolean): void => {
+    // Two vectors of bf16 a row make four of pairs.
+    for (let half = 0; half < 2; half++) {
+      const [low, high] = [vec(rows * 4 + 2 * half), vec(rows * 4 + 2 * half + 1)];
+      const upper = vec(rows * 4 + 4);
+      const place = mem(values, { disp: 2 * index * valueBytes + half * vectorBytes });
+      asm.vmovups(low, place);
+      if (isWhole) asm.vmovups(upper, place.plus(valueBytes));
+      else asm.vpxord(upper, upper, upper);
+      asm.vpunpckhwd(high, low, upper);
+      asm.vpunpcklwd(low, low, upper);
+    }
+    emitProducts(asm, shape, rows, index);
+  };
+  const advance = (count: number): void => {
+    asm.add(values, 2 * count * valueBytes);
+    asm.add(weights, count * vectorBytes);
+  };
+  const [single, odd, next] = ["single", "odd", "next"].map((name) => asm.label(name));
+  const run = asm.here("run");
+  asm.mov(values, mem(runs));
+  asm.add(runs, 8);
+  asm.add(values, slab);
+  asm.mov(rax.d, runKeys);
+  asm.cmp(steps.d, rax.d);
+  asm.cmovb(rax.d, steps.d);
+  asm.mov(pairs.d, rax.d);
+  asm.shr(pairs.d, 2);
+  asm.je(single);
+  asm.align(32);
+  const loop = asm.here("pairs");
+  step(0, true);
+  step(1, true);
+  advance(2);
+  asm.dec(pairs.d);
+  asm.jne(loop);
+  asm.bind(single);
+  asm.test(rax.d, 2);
+  asm.je(odd);
+  step(0, true);
+  advance(1);
+  asm.bind(odd);
+  asm.test(rax.d, 1);
+  asm.je(next);
+  step(0, false);
+  asm.bind(next);
+  asm.sub(steps.d, runKeys);
+  asm.jg(run);
 }
