@@ -3,7 +3,7 @@
  * whose caches (pages in random order) memory holds and no cache does. The roof is the slower of
  * multiplying (`vdpbf16ps` between registers) and reading the caches once; both limits are measured
  * in turn with the calls, as machines are noisy. One thread is timed by its processor time, several
- * by the wall. Beside it OpenBLAS computes the two products of the same attention in float32, one
+ * by the wall, of runs that nobody disturbed. Beside it OpenBLAS computes the two products of the same attention in float32, one
  * request after the other, keys widened and values transposed beforehand, softmax left out.
  */
 import { existsSync } from "node:fs";
@@ -172,31 +172,46 @@ function makePeerCall(device: Device, peer: OpenBlas, { batch, heads, keys }: Sh
   };
 }
 
-/** Medians of a contender: by the clock that counts, that of the quietest quarter, processor time. */
+/** Medians of a contender: by the clock that counts, and of the processor time of all threads. */
 interface Times {
   readonly us: number;
-  readonly quietUs: number;
   readonly cpuUs: number;
+  /** Runs that count, which nobody disturbed; undefined where they were too few, and all count. */
+  readonly undisturbed: number | undefined;
 }
 
+/** Undisturbed runs that are enough. */
+const enough = 3;
+
+/**
+ * Runs all works in turn. Several threads are timed by the wall, so that runs count in which they
+ * had the processors nearly to themselves; where others use the machine, those are waited for a
+ * while.
+ */
 function race(device: Device, runs: number, works: readonly (() => void)[]): Times[] {
-  const now = device.threads === 1 ? threadCpuTimeUs : () => performance.now() * 1e3;
-  const all = works.map(() => ({ us: [] as number[], cpu: [] as number[] }));
-  for (let run = -1; run < runs; run++) {
+  const { threads } = device;
+  const now = threads === 1 ? threadCpuTimeUs : () => performance.now() * 1e3;
+  const all = works.map(() => [] as { us: number; cpuUs: number; share: number }[]);
+  const quiet = (i: number) => all[i].filter(({ share }) => threads === 1 || share > 0.95);
+  const isDone = (run: number): boolean =>
+    run >= runs && (run >= 12 * runs || works.every((_, i) => quiet(i).length >= enough));
+  for (let run = -1; !isDone(run); run++) {
     works.forEach((work, i) => {
       const [start, cpu] = [now(), processCpuTimeUs()];
       work();
       const [us, cpuUs] = [now() - start, processCpuTimeUs() - cpu];
-      if (run < 0) return;
-      all[i].us.push(us);
-      all[i].cpu.push(cpuUs);
+      if (run >= 0) all[i].push({ us, cpuUs, share: cpuUs / (us * threads) });
     });
   }
-  return all.map(({ us, cpu }) => ({
-    us: medianOf(us),
-    quietUs: [...us].sort((x, y) => x - y)[us.length >> 2],
-    cpuUs: medianOf(cpu),
-  }));
+  return all.map((list, i) => {
+    const undisturbed = quiet(i).length >= enough ? quiet(i).length : undefined;
+    const counted = undisturbed === undefined ? list : quiet(i);
+    return {
+      us: medianOf(counted.map(({ us }) => us)),
+      cpuUs: medianOf(list.map(({ cpuUs }) => cpuUs)),
+      undisturbed,
+    };
+  });
 }
 
 /** One line; returns our times. */
@@ -217,15 +232,16 @@ function benchShape(
   const peak = limits.arithmetic.amount / arithmetic.us;
   const memory = limits.read.amount / read.us;
   const roofUs = Math.max(operations / peak, bytes / memory);
-  const share = (us: number) => `${((100 * roofUs) / us).toFixed(0).padStart(3)} %`;
+  const isDisturbed = [arithmetic, read, ours].some(({ undisturbed }) => undisturbed === undefined);
   print(
     `${device.threads}T batch ${batch} heads ${String(heads).padStart(3)} keys ` +
       `${String(keys).padStart(5)}  ${(ours.us / 1e3).toFixed(2).padStart(8)} ms ` +
       `(cpu ${(ours.cpuUs / 1e3).toFixed(2).padStart(8)})  ` +
       `${(operations / ours.us / 1e3).toFixed(0).padStart(4)} GFLOP/s of ${(peak / 1e3).toFixed(0)}  ` +
       `${(bytes / ours.us / 1e3).toFixed(1).padStart(5)} GB/s of ${(memory / 1e3).toFixed(1)}  ` +
-      `${share(ours.us)} of the roof (quiet quarter ${share(ours.quietUs)})` +
-      (theirs ? `  ${(theirs.us / ours.us).toFixed(2)}x OpenBLAS` : ""),
+      `${((100 * roofUs) / ours.us).toFixed(0).padStart(3)} % of the roof` +
+      (theirs ? `  ${(theirs.us / ours.us).toFixed(2)}x OpenBLAS` : "") +
+      (isDisturbed ? "  (disturbed by others)" : ""),
   );
   return ours;
 }
@@ -251,8 +267,7 @@ export async function benchDecode(isLarge: boolean, print: (line: string) => voi
         const name = `${heads} heads, ${keys} keys`;
         const before = single.get(name);
         if (before) {
-          const [ratio, quiet] = [before.us / times.us, before.quietUs / times.quietUs];
-          print(`   two threads: ${ratio.toFixed(2)}x one (quiet quarter ${quiet.toFixed(2)}x)`);
+          print(`   two threads: ${(before.us / times.us).toFixed(2)}x one`);
         } else {
           single.set(name, times);
         }
