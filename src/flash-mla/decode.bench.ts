@@ -14,7 +14,14 @@ import { Assembler, hasAvx512, mem, r8, rax, rdi, rsi, ymm, zmm } from "../codeg
 import { ArgumentBlock, type Device, openDevice } from "../device/index.ts";
 import { addressOf, processCpuTimeUs, threadCpuTimeUs } from "../native/index.ts";
 import { type Tensor, tensorOf, zeros } from "../tensor/index.ts";
-import { flashMlaWithKvCache, getMlaMetadata } from "./index.ts";
+import {
+  flashAttnVarlenBackward,
+  flashAttnVarlenFunc,
+  flashMlaSparseFwd,
+  flashMlaWithKvCache,
+  getMlaMetadata,
+  quantiseKvCache,
+} from "./index.ts";
 
 const [dimQk, headDimV] = [576, 512];
 
@@ -94,16 +101,8 @@ function readLimit(device: Device): Limit {
 function makeCall(device: Device, { batch, heads, keys }: Shape): () => void {
   const random = new Random(1);
   const pages = ceilDiv(keys, 64);
-  const q = zeros("bf16", [batch, 1, heads, dimQk], device.allocate);
-  const kCache = zeros("bf16", [batch * pages, 64, 1, dimQk], device.allocate);
-  // Signs and mantissas at random, magnitudes from 1/32 to 1/16.
-  for (const { data } of [q, kCache]) {
-    let bits = 1 + random.below(2 ** 31);
-    for (let i = 0; i < data.length; i++) {
-      bits = (Math.imul(bits, 1664525) + 1013904223) >>> 0;
-      data[i] = ((bits >>> 16) & 0x8000) | 0x3d00 | (bits >>> 25);
-    }
-  }
+  const q = randomBf16(device, [batch, 1, heads, dimQk], 1);
+  const kCache = randomBf16(device, [batch * pages, 64, 1, dimQk], 2);
   const order = random.shuffle(Array.from({ length: batch * pages }, (_, i) => i));
   const blockTable = tensorOf("i32", [batch, pages], Int32Array.from(order));
   const cacheSeqlens = tensorOf("i32", [batch], new Int32Array(batch).fill(keys));
@@ -194,7 +193,7 @@ function race(device: Device, runs: number, works: readonly (() => void)[]): Tim
   const all = works.map(() => [] as { us: number; cpuUs: number; share: number }[]);
   const quiet = (i: number) => all[i].filter(({ share }) => threads === 1 || share > 0.95);
   const isDone = (run: number): boolean =>
-    run >= runs && (run >= 12 * runs || works.every((_, i) => quiet(i).length >= enough));
+    run >= runs && (run >= 3 * runs || works.every((_, i) => quiet(i).length >= enough));
   for (let run = -1; !isDone(run); run++) {
     works.forEach((work, i) => {
       const [start, cpu] = [now(), processCpuTimeUs()];
@@ -246,6 +245,100 @@ function benchShape(
   return ours;
 }
 
+/** Random bf16: signs and mantissas, magnitudes from 1/32 to 1/16. */
+function randomBf16(device: Device, shape: readonly number[], seed: number): Tensor<"bf16"> {
+  const tensor = zeros("bf16", shape, device.allocate);
+  let bits = seed;
+  for (let i = 0; i < tensor.data.length; i++) {
+    bits = (Math.imul(bits, 1664525) + 1013904223) >>> 0;
+    tensor.data[i] = ((bits >>> 16) & 0x8000) | 0x3d00 | (bits >>> 25);
+  }
+  return tensor;
+}
+
+/** The other functions: sizes of a small and a large call, by operations and what to run. */
+interface Other {
+  readonly name: string;
+  readonly operations: number;
+  readonly work: () => void;
+}
+
+function sparseCalls(device: Device, isLarge: boolean): Other[] {
+  const [queries, heads, topk, keys] = isLarge ? [16, 128, 2048, 8192] : [2, 3, 20, 64];
+  const random = new Random(2);
+  const list = Int32Array.from({ length: queries * topk }, () => random.below(keys));
+  const kv = randomBf16(device, [keys / 64, 64, 1, dimQk], 3);
+  const packed = quantiseKvCache(kv, { allocate: device.allocate });
+  const q = randomBf16(device, [queries, 1, heads, dimQk], 5);
+  const cacheSeqlens = tensorOf("i32", [queries], new Int32Array(queries));
+  const metadata = getMlaMetadata(cacheSeqlens, heads, 1, { topk, threads: device.threads });
+  const operations = 2 * queries * topk * heads * (dimQk + headDimV);
+  const sizes = `${queries} queries, ${heads} heads, ${topk} keys of ${keys}`;
+  return [
+    {
+      name: `sparse decode, FP8 cache: ${sizes}`,
+      operations,
+      work: () => {
+        const { tileSchedulerMetadata, numSplits } = metadata;
+        const indices = tensorOf("i32", [queries, 1, topk], list);
+        const none = [undefined, undefined, headDimV] as const;
+        const options = { isFp8Kvcache: true, indices };
+        flashMlaWithKvCache(device, q, packed, ...none, tileSchedulerMetadata, numSplits, options);
+      },
+    },
+    {
+      name: `sparse prefill, bf16: ${sizes}`,
+      operations,
+      work: () => {
+        const rows = { ...q, shape: [queries, heads, dimQk] };
+        const all = { ...kv, shape: [keys, 1, dimQk] };
+        flashMlaSparseFwd(device, rows, all, tensorOf("i32", [queries, 1, topk], list), 0.04);
+      },
+    },
+  ];
+}
+
+function prefillCalls(device: Device, isLarge: boolean): Other[] {
+  const [tokens, heads, qk, vo] = isLarge ? [2048, 16, 192, 128] : [70, 2, 24, 16];
+  const [q, k, v, dOut] = [qk, qk, vo, vo].map((width, i) =>
+    randomBf16(device, [tokens, heads, width], 7 + i),
+  );
+  const starts = tensorOf("i32", [2], Int32Array.of(0, tokens));
+  const lengths = [starts, starts, tokens, tokens] as const;
+  const options = { causal: true };
+  const { out, lse } = flashAttnVarlenFunc(device, q, k, v, ...lengths, options);
+  const pairs = (tokens * (tokens + 1)) / 2;
+  const sizes = `${tokens} tokens, ${heads} heads, ${qk}/${vo}, causal`;
+  return [
+    {
+      name: `dense prefill: ${sizes}`,
+      operations: 2 * pairs * heads * (qk + vo),
+      work: () => flashAttnVarlenFunc(device, q, k, v, ...lengths, { ...options, out, lse }),
+    },
+    {
+      name: `its gradients: ${sizes}`,
+      operations: 2 * pairs * heads * (3 * qk + 2 * vo),
+      work: () => flashAttnVarlenBackward(device, dOut, q, k, v, out, lse, ...lengths, options),
+    },
+  ];
+}
+
+/** Lines of the other functions: their share of the register peak. */
+function benchOthers(device: Device, isLarge: boolean, print: (line: string) => void): void {
+  const arithmetic = arithmeticLimit(device);
+  for (const calls of [sparseCalls, prefillCalls]) {
+    for (const { name, operations, work } of calls(device, isLarge)) {
+      const [limit, ours] = race(device, isLarge ? 7 : 1, [arithmetic.run, work]);
+      const [rate, peak] = [operations / ours.us, arithmetic.amount / limit.us];
+      print(
+        `${device.threads}T ${name}  ${(ours.us / 1e3).toFixed(2)} ms ` +
+          `(cpu ${(ours.cpuUs / 1e3).toFixed(2)})  ${(rate / 1e3).toFixed(0)} GFLOP/s  ` +
+          `${((100 * rate) / peak).toFixed(0)} % of the peak`,
+      );
+    }
+  }
+}
+
 /** Runs the benchmark, one line of text at a time. */
 export async function benchDecode(isLarge: boolean, print: (line: string) => void): Promise<void> {
   const peer = isLarge ? await openPeer(print) : undefined;
@@ -267,12 +360,17 @@ export async function benchDecode(isLarge: boolean, print: (line: string) => voi
         const name = `${heads} heads, ${keys} keys`;
         const before = single.get(name);
         if (before) {
-          print(`   two threads: ${(before.us / times.us).toFixed(2)}x one`);
+          const [speed, cost] = [before.us / times.us, times.cpuUs / before.cpuUs];
+          print(
+            `   two threads: ${speed.toFixed(2)}x one, ${cost.toFixed(2)}x its processor time` +
+              (times.undisturbed === undefined ? " (disturbed by others)" : ""),
+          );
         } else {
           single.set(name, times);
         }
       }
     }
+    if (threads === 1) benchOthers(device, isLarge, print);
     device.close();
   }
 }
