@@ -50,6 +50,7 @@ export {
   type GroupedSizes,
 } from "./ptx-fp8.ts";
 export { type CardModel, type GemmPlan, hopperFp8Card, planGemm } from "./ptx-heuristics.ts";
+export { type PortableConfig, portableGemmKernel } from "./ptx-portable.ts";
 export type { OutputType } from "./ptx-store.ts";
 export type { Grouping, TileGrid } from "./ptx-tiles.ts";
 export {

@@ -24,8 +24,8 @@ export function whyNoPtxas(): string | false {
   return found ? false : "ptxas is not installed: kernels are not assembled here";
 }
 
-/** Assembles a kernel for Hopper; throws with what ptxas prints if it refuses. */
-export function assembleKernel(kernel: Kernel): Assembly {
+/** Assembles a kernel, for Hopper unless told; throws with what ptxas prints if it refuses. */
+export function assembleKernel(kernel: Kernel, architecture: string = "sm_90a"): Assembly {
   const { text, version, target } = emitPtx(kernel);
   const folder = mkdtempSync(join(tmpdir(), "ptx-"));
   try {
@@ -33,7 +33,7 @@ export function assembleKernel(kernel: Kernel): Assembly {
     writeFileSync(source, text);
     const { status, stdout, stderr } = spawnSync(
       "ptxas",
-      ["-arch=sm_90a", "-v", source, "-o", cubin],
+      [`-arch=${architecture}`, "-v", source, "-o", cubin],
       { encoding: "utf8" },
     );
     const log = stdout + stderr;
