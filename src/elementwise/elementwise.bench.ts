@@ -8,6 +8,7 @@ import { ceilDiv, Random } from "../base/index.ts";
 import { type Device, measureReadRate, openDevice, timeRuns } from "../device/index.ts";
 import { columnsOf, type Tensor, zeros } from "../tensor/index.ts";
 import {
+  adamStep,
   addRows,
   castRows,
   combineExperts,
@@ -15,6 +16,7 @@ import {
   rmsNorm,
   rotate,
   type Sink,
+  softmaxCrossEntropy,
   swiglu,
 } from "./index.ts";
 
@@ -110,6 +112,29 @@ function* linesOf(device: Device, rows: number, hidden: number): Generator<Line>
   yield { name: "rotate", bytes: 8 * q.data.length, run: () => rotate(device, rotation) };
 }
 
+/** What only training needs. */
+function* trainingLines(device: Device, rows: number, classes: number): Generator<Line> {
+  const logits = matrix(device, rows, classes);
+  const gradient = matrix(device, rows, classes);
+  const losses = zeros("f32", [rows], device.allocate);
+  const call = { logits, targets: index(device, [rows], classes), rows, losses };
+  const bytes = 4 * rows * classes;
+  yield { name: "crossEntropy", bytes, run: () => softmaxCrossEntropy(device, call) };
+  const both = { ...call, gradient };
+  const name = "with gradient";
+  yield { name, bytes: 2 * bytes, run: () => softmaxCrossEntropy(device, both) };
+  const adam = {
+    parameters: logits,
+    gradients: gradient,
+    firstMoment: matrix(device, rows, classes),
+    secondMoment: zeros("f32", [rows, classes], device.allocate),
+    step: 10,
+    learningRate: 1e-6,
+    weightDecay: 0.1,
+  };
+  yield { name: "adamStep", bytes: 7 * bytes, run: () => adamStep(device, adam) };
+}
+
 /** Runs the benchmark, one line of text at a time. */
 export function benchElementwise(isLarge: boolean, print: (line: string) => void): void {
   const device = openDevice({ threads: 1 });
@@ -125,7 +150,8 @@ export function benchElementwise(isLarge: boolean, print: (line: string) => void
         [1, 2048],
       ]
     : [[5, 96]]) {
-    for (const { name, bytes, run } of linesOf(device, rows, hidden)) {
+    const lines = [linesOf(device, rows, hidden), trainingLines(device, rows, 16 * hidden)];
+    for (const { name, bytes, run } of lines.flatMap((part) => [...part])) {
       const calls = Math.max(1, Math.floor((isLarge ? 2 ** 22 : 1) / bytes));
       const { threadCpuUs } = timeRuns(run, { runs, calls });
       const rate = bytes / (threadCpuUs / 1e6);

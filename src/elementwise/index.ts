@@ -15,11 +15,12 @@ import {
   checkSink,
   checkVector,
 } from "./checks.ts";
+import { checkCrossEntropy } from "./cross-entropy.ts";
 import * as reference from "./reference.ts";
-import type { Combination, Rotation, Sink } from "./types.ts";
+import type { AdamStep, Combination, CrossEntropy, Rotation, Sink } from "./types.ts";
 import * as x86 from "./x86.ts";
 
-export type { Combination, Rotation, Sink } from "./types.ts";
+export type { AdamStep, Combination, CrossEntropy, Rotation, Sink } from "./types.ts";
 
 /**
  * Writes the first `rows` rows of `x` `[rows, k]` to `sink`: a copy, a rounding or a quantisation.
@@ -132,4 +133,28 @@ export function addRows(device: Device, x: Tensor<"f32">, rows: number, to: Tens
   checkRows("to", to, rows, columns);
   if (device.rung === "reference") reference.addRows(x, rows, to);
   else x86.addRows(device, x, rows, to);
+}
+
+/**
+ * One step of AdamW (or Adam), in place: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, then
+ * p = p (1 - lr wd) - lr / (1 - b1^t) * m / (v^(1/2) / (1 - b2^t)^(1/2) + eps), with g the scaled
+ * gradients (`l2`: plus wd p, and p does not shrink). Every product and sum rounds to float32; all
+ * rungs give the same bits. Source: Kingma and Ba 2014; Loshchilov and Hutter 2017.
+ */
+export function adamStep(device: Device, call: AdamStep): void {
+  if (device.rung === "reference") reference.adamStep(call);
+  else x86.adamStep(device, call);
+}
+
+/**
+ * Writes each row's loss -log softmax(logits)[target], and where wanted its gradient
+ * scale (softmax(logits) - 1 at the target). Sums are float64; on machine code, a logit less the
+ * row's maximum is rounded to float32 and its exponential is within 1 ulp, the same on every
+ * instruction set. A NaN or positive infinity in a row makes its loss and gradient NaN. Rows whose
+ * target is `ignoreTarget` get zeros.
+ */
+export function softmaxCrossEntropy(device: Device, call: CrossEntropy): void {
+  checkCrossEntropy(call);
+  if (device.rung === "reference") reference.softmaxCrossEntropy(call);
+  else x86.softmaxCrossEntropy(device, call);
 }

@@ -14,8 +14,10 @@ import {
   type Tensor,
   ue8m0ToF32,
 } from "../tensor/index.ts";
+import { adamFactors } from "./adam.ts";
 import { firstStep, groupColumns } from "./checks.ts";
-import type { Combination, Rotation, Sink } from "./types.ts";
+import { finishRow, targetLogits } from "./cross-entropy.ts";
+import type { AdamStep, Combination, CrossEntropy, Rotation, Sink } from "./types.ts";
 
 const { fround } = Math;
 
@@ -161,5 +163,43 @@ export function addRows(x: Tensor<"f32">, rows: number, to: Tensor<"f32">): void
   const columns = x.shape.at(-1) ?? 0;
   for (let r = 0; r < rows; r++) {
     for (let i = 0; i < columns; i++) to.data[r * to.stride + i] += x.data[r * x.stride + i];
+  }
+}
+
+/** See `adamStep` of the door. */
+export function adamStep(call: AdamStep): void {
+  const { count, factors } = adamFactors(call);
+  const [p, m, s] = [call.parameters.data, call.firstMoment.data, call.secondMoment.data];
+  const { beta1, rest1, beta2, rest2, correction2, eps, stepSize, decay } = factors;
+  for (let i = 0; i < count; i++) {
+    let g = fround(call.gradients.data[i] * factors.gradientScale);
+    let kept = p[i];
+    if (call.decay === "l2") g = fround(g + fround(kept * decay));
+    else kept = fround(kept * decay);
+    m[i] = fround(m[i] * beta1) + fround(g * rest1);
+    s[i] = fround(s[i] * beta2) + fround(fround(g * g) * rest2);
+    const divisor = fround(fround(fround(Math.sqrt(s[i])) * correction2) + eps);
+    p[i] = kept - fround(fround(m[i] / divisor) * stepSize);
+  }
+}
+
+/** See `softmaxCrossEntropy` of the door. Exponentials, sums and quotients are float64. */
+export function softmaxCrossEntropy(call: CrossEntropy): void {
+  const { logits, rows, gradient, scale = 1 } = call;
+  const columns = logits.shape.at(-1) ?? 0;
+  const atTargets = targetLogits(call);
+  for (let r = 0; r < rows; r++) {
+    const values = rowOf(logits, r, columns);
+    let max = Number.NEGATIVE_INFINITY;
+    for (const value of values) if (value > max) max = value;
+    let sum = 0;
+    for (const value of values) sum += Math.exp(value - max);
+    if (gradient !== undefined) {
+      const start = r * gradient.stride;
+      for (let i = 0; i < columns; i++) {
+        gradient.data[start + i] = Math.exp(values[i] - max) * (scale / sum);
+      }
+    }
+    finishRow(call, r, atTargets[r], max, sum);
   }
 }

@@ -60,3 +60,45 @@ export interface Combination {
   /** `[tokens, hidden]`, added to. */
   readonly to: Tensor<"f32">;
 }
+
+/** One step of Adam or AdamW; see `adamStep`. Tensors have equally many elements, and no gaps. */
+export interface AdamStep {
+  /** Updated in place, as are the two moments. */
+  readonly parameters: Tensor<"f32">;
+  readonly gradients: Tensor<"f32">;
+  /** Running mean of the gradients. */
+  readonly firstMoment: Tensor<"f32">;
+  /** Running mean of their squares. */
+  readonly secondMoment: Tensor<"f32">;
+  /** From 1: how many steps the moments have seen, this one included. */
+  readonly step: number;
+  readonly learningRate: number;
+  /** Default 0.9 and 0.95. */
+  readonly beta1?: number;
+  readonly beta2?: number;
+  /** Default 1e-8. */
+  readonly eps?: number;
+  /** Default 0. */
+  readonly weightDecay?: number;
+  /** `decoupled` (AdamW, the default) shrinks the parameters; `l2` (Adam) adds to the gradients. */
+  readonly decay?: "decoupled" | "l2";
+  /** Factor of the gradients, such as that of clipping by norm; default 1. */
+  readonly gradientScale?: number;
+}
+
+/** The loss of predicted tokens, and its gradient; see `softmaxCrossEntropy`. */
+export interface CrossEntropy {
+  /** `[rows, classes]`. */
+  readonly logits: Tensor<"f32">;
+  /** `[rows]`: the class that each row should predict, or `ignoreTarget`. */
+  readonly targets: Tensor<"i32">;
+  readonly rows: number;
+  /** `[rows]`: where the losses go; 0 for ignored rows. */
+  readonly losses: Tensor<"f32">;
+  /** `[rows, classes]`, where wanted: scale (softmax - 1 at the target). May be `logits`. */
+  readonly gradient?: Tensor<"f32">;
+  /** Factor of the gradient, such as one over the number of targets; default 1. */
+  readonly scale?: number;
+  /** Rows with this target have no loss and a gradient of zeros; default -100. */
+  readonly ignoreTarget?: number;
+}

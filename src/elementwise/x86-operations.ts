@@ -7,9 +7,8 @@ import {
   psFromBf16,
   type Tail,
   type Vec,
-  type VectorBuilder,
 } from "../codegen/index.ts";
-import { type RowKernel, type RowOperation, temporaries } from "./x86-rows.ts";
+import { foldDoubles, type RowKernel, type RowOperation, temporaries } from "./x86-rows.ts";
 
 const [t0, t1, t2, t3]: readonly Gpr[] = temporaries;
 
@@ -131,23 +130,6 @@ export class RmsNorm implements RowOperation {
     asm.vmulps(dst, dst, this.factor!);
     v.scope(() => asm.vmulps(dst, dst, operand(kernel, kernel.source(1, disp), tail)));
   }
-}
-
-/** Lane 0 of sums[0] = the sum of 16 lanes, lane i to lane i + half; clobbers all. */
-function foldDoubles(v: VectorBuilder, sums: readonly Vec[], spare: Vec): void {
-  const { asm } = v;
-  const sum = sums[0];
-  for (let half = sums.length / 2; half >= 1; half /= 2) {
-    for (let i = 0; i < half; i++) asm.vaddpd(sums[i], sums[i], sums[i + half]);
-  }
-  if (v.avx512) {
-    asm.vextractf64x4(spare.y, sum, 1);
-    asm.vaddpd(sum.y, sum.y, spare.y);
-  }
-  asm.vextractf128(spare.x, sum.y, 1);
-  asm.vaddpd(sum.x, sum.x, spare.x);
-  asm.vunpckhpd(spare.x, sum.x, sum.x);
-  asm.vaddsd(sum.x, sum.x, spare.x);
 }
 
 /** y = x0 + (x1 or 0, + weights[row, j] * experts[slots[row, j]] for each j in order). */

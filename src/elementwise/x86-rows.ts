@@ -56,13 +56,18 @@ export const rowArguments = {
   slotsStride: 112,
   weights: 120,
   weightsStride: 128,
-  bytes: 136,
+  /** Where an operation puts what it finds out about rows. */
+  results: 136,
+  /** A float32. */
+  scale: 144,
+  bytes: 152,
 } as const;
 
 /** What is compiled into a row kernel besides its operation. */
 export interface RowSpec {
   readonly columns: number;
-  readonly sink: "f32" | "bf16" | "f8e4m3" | "f8e4m3 powers";
+  /** None: all that the operation finds out is in its results. */
+  readonly sink: "f32" | "bf16" | "f8e4m3" | "f8e4m3 powers" | "none";
   /** Whether `rowIndex` is used, and for what. */
   readonly indexed: "no" | "sink" | "source";
 }
@@ -132,6 +137,23 @@ export class RowKernel {
     return mem(sourceRows[index], { index: column, scale: 4, disp: 4 * disp });
   }
 
+  /** Where the current column plus `disp` goes in a float32 sink. */
+  sinkPlace(disp: number): Mem {
+    return mem(values, { index: column, scale: 4, disp: 4 * disp });
+  }
+
+  /** Emits where the current row's results lie, each of `bytes`; then `result` says the place. */
+  addressOfResults(bytes: number): void {
+    const { asm } = this;
+    asm.imul(rcx, row, bytes);
+    asm.add(rcx, this.argument("results"));
+  }
+
+  /** The current row's results at `disp` bytes, until `rcx` is used for something else. */
+  result(disp: number): Mem {
+    return mem(rcx, { disp });
+  }
+
   /** The same of a source of bf16. */
   halfSource(index: number, disp: number): Mem {
     return mem(sourceRows[index], { index: column, scale: 2, disp: 2 * disp });
@@ -194,7 +216,7 @@ export class RowKernel {
     const [sourceRow, sinkRow] = spec.indexed === "sink" ? [row, index] : [index, row];
     this.addressOf(sourceRows[0], "source0", "stride0", sourceRow);
     if (this.operation.sources > 1) this.addressOf(sourceRows[1], "source1", "stride1", row);
-    this.addressOf(values, "values", "valuesStride", sinkRow);
+    if (spec.sink !== "none") this.addressOf(values, "values", "valuesStride", sinkRow);
     if (spec.sink.startsWith("f8")) this.addressOf(scales, "scales", "scalesStride", sinkRow);
   }
 
@@ -218,6 +240,7 @@ export class RowKernel {
 
   private emitRow(): void {
     const { v, spec } = this;
+    if (spec.sink === "none") return;
     if (spec.sink.startsWith("f8")) {
       this.eachRun(groupColumns, (columns) => this.emitGroup(columns));
       return;
@@ -235,8 +258,7 @@ export class RowKernel {
   }
 
   private storeSingle(result: Vec, disp: number, tail?: Tail): void {
-    const place = mem(values, { index: column, scale: 4, disp: 4 * disp });
-    this.v.store(place, result, tail);
+    this.v.store(this.sinkPlace(disp), result, tail);
   }
 
   private storeHalf(result: Vec, disp: number, tail?: Tail): void {
@@ -307,7 +329,24 @@ export class RowKernel {
 }
 
 /** Lanes of `vec` beyond the tail become zero. */
-function clearBeyond(v: VectorBuilder, vec: Vec, tail: Tail): void {
+export function clearBeyond(v: VectorBuilder, vec: Vec, tail: Tail): void {
   if (tail.mask) v.asm.vmovaps(vec, vec, { mask: tail.mask, zero: true });
   else v.and(vec, vec, tail.lanes!);
+}
+
+/** Lane 0 of sums[0] = the sum of 16 lanes, lane i to lane i + half; clobbers all. */
+export function foldDoubles(v: VectorBuilder, sums: readonly Vec[], spare: Vec): void {
+  const { asm } = v;
+  const sum = sums[0];
+  for (let half = sums.length / 2; half >= 1; half /= 2) {
+    for (let i = 0; i < half; i++) asm.vaddpd(sums[i], sums[i], sums[i + half]);
+  }
+  if (v.avx512) {
+    asm.vextractf64x4(spare.y, sum, 1);
+    asm.vaddpd(sum.y, sum.y, spare.y);
+  }
+  asm.vextractf128(spare.x, sum.y, 1);
+  asm.vaddpd(sum.x, sum.x, spare.x);
+  asm.vunpckhpd(spare.x, sum.x, sum.x);
+  asm.vaddsd(sum.x, sum.x, spare.x);
 }

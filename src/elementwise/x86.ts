@@ -3,9 +3,13 @@
  */
 import { assert } from "../base/index.ts";
 import { ArgumentBlock, type Device } from "../device/index.ts";
-import { bytesPerElement, type Tensor } from "../tensor/index.ts";
+import { bytesPerElement, type Tensor, zeros } from "../tensor/index.ts";
+import { adamFactors } from "./adam.ts";
 import { firstStep } from "./checks.ts";
-import type { Combination, Rotation, Sink } from "./types.ts";
+import { finishRow, targetLogits } from "./cross-entropy.ts";
+import type { AdamStep, Combination, CrossEntropy, Rotation, Sink } from "./types.ts";
+import { adamArguments, adamFactorNames, emitAdam } from "./x86-adam.ts";
+import { CrossEntropyRow, lossBytes } from "./x86-cross-entropy.ts";
 import { add, Combine, copy, RmsNorm, swiglu as swigluOperation, widen } from "./x86-operations.ts";
 import {
   emitGather,
@@ -26,6 +30,8 @@ import {
 interface Workshop {
   readonly kernels: Map<string, number>;
   readonly args: ArgumentBlock;
+  /** What kernels find out about rows; grows. */
+  results: Tensor<"f32">;
 }
 
 const workshops = new WeakMap<Device, Workshop>();
@@ -33,7 +39,8 @@ const workshops = new WeakMap<Device, Workshop>();
 function workshopOf(device: Device): Workshop {
   let workshop = workshops.get(device);
   if (workshop === undefined) {
-    workshop = { kernels: new Map(), args: new ArgumentBlock(device, rowArguments.bytes) };
+    const args = new ArgumentBlock(device, rowArguments.bytes);
+    workshop = { kernels: new Map(), args, results: zeros("f32", [16], device.allocate) };
     workshops.set(device, workshop);
   }
   return workshop;
@@ -85,7 +92,7 @@ interface RowCall {
   readonly columns: number;
   readonly rows: number;
   readonly sources: readonly Tensor[];
-  readonly sink: Sink;
+  readonly sink: Sink | { readonly type: "none" };
   readonly indexed?: RowSpec["indexed"];
   readonly rowIndex?: Tensor<"i32"> | undefined;
 }
@@ -109,8 +116,10 @@ function launchRows(device: Device, call: RowCall): void {
     const stride = source.shape.length === 1 ? 0 : strideBytes(source);
     args.setInt64(i === 0 ? at.stride0 : at.stride1, stride);
   });
-  args.setAddress(at.values, sink.values.address);
-  args.setInt64(at.valuesStride, strideBytes(sink.values));
+  if (sink.type !== "none") {
+    args.setAddress(at.values, sink.values.address);
+    args.setInt64(at.valuesStride, strideBytes(sink.values));
+  }
   if (sink.type === "f8e4m3") {
     args.setAddress(at.scales, sink.scales.address);
     args.setInt64(at.scalesStride, strideBytes(sink.scales));
@@ -258,4 +267,53 @@ export function rotate(device: Device, call: Rotation): void {
   args.setAddress(at.positions, positions.address);
   if (toRows !== undefined) args.setAddress(at.toRows, toRows.address);
   launch(device, kernel, tokens, heads * dim);
+}
+
+/** See `adamStep` of the door. */
+export function adamStep(device: Device, call: AdamStep): void {
+  const { count, factors } = adamFactors(call);
+  if (count === 0) return;
+  const decay = call.decay ?? "decoupled";
+  const kernel = kernelOf(device, `adam ${decay}`, () => emitAdam(decay, device.isa!));
+  const { args } = workshopOf(device);
+  for (const what of ["parameters", "gradients", "firstMoment", "secondMoment"] as const) {
+    args.setAddress(adamArguments[what], call[what].address);
+  }
+  adamFactorNames.forEach((name, i) => {
+    args.setFloat32(adamArguments.factors + 4 * i, factors[name]);
+  });
+  launch(device, kernel, count, 1);
+}
+
+/** See `softmaxCrossEntropy` of the door. */
+export function softmaxCrossEntropy(device: Device, call: CrossEntropy): void {
+  const { logits, rows, gradient, scale = 1 } = call;
+  const workshop = workshopOf(device);
+  const words = (rows * lossBytes) / 4;
+  if (workshop.results.data.length < words) {
+    workshop.results = zeros("f32", [2 * words], device.allocate);
+  }
+  const { args, results } = workshop;
+  const atTargets = targetLogits(call);
+  args.setInt64(rowArguments.results, results.address);
+  args.setFloat32(rowArguments.scale, scale);
+  launchRows(device, {
+    name: gradient === undefined ? "cross-entropy" : "cross-entropy-gradient",
+    operation: () => new CrossEntropyRow(gradient !== undefined),
+    columns: logits.shape.at(-1) ?? 0,
+    rows,
+    sources: [logits],
+    sink: gradient === undefined ? { type: "none" } : { type: "f32", values: gradient },
+  });
+  const { buffer, byteOffset } = results.data;
+  const sums = new Float64Array(buffer, byteOffset, (rows * lossBytes) / 8);
+  for (let r = 0; r < rows; r++) {
+    finishRow(
+      call,
+      r,
+      atTargets[r],
+      results.data[(r * lossBytes + 8) / 4],
+      sums[(r * lossBytes) / 8],
+    );
+  }
 }
