@@ -10,10 +10,7 @@ import type { CrossEntropy } from "./types.ts";
 const defaultIgnore = -100;
 
 /** Whether a row has no target. */
-export function isIgnored(
-  { targets, ignoreTarget = defaultIgnore }: CrossEntropy,
-  row: number,
-): boolean {
+function isIgnored({ targets, ignoreTarget = defaultIgnore }: CrossEntropy, row: number): boolean {
   return targets.data[row] === ignoreTarget;
 }
 
