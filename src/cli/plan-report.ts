@@ -228,7 +228,11 @@ function both(
     `  busiest GPU gets ${imbalance.toFixed(2)} of the mean tokens; bottleneck: ${bottleneck.sentence}`,
     `  memory, GB: weights ${gb(memory.weights)}, cache ${gb(memory.kv)} (${count(memory.kvTokens)} tokens), ` +
       `reserve ${gb(memory.reserve)}`,
-    `  one layer, ${(layer.periodUs / 1e3).toFixed(2)} ms, both micro-batches (upper and lower case):`,
+    `  one layer, ${(layer.periodUs / 1e3).toFixed(2)} ms${
+      layer.operations.some(({ microBatch }) => microBatch === 1)
+        ? ", both micro-batches (upper and lower case)"
+        : ""
+    }:`,
     ...lanes(layer),
   ];
 }

@@ -68,6 +68,7 @@ const flags = {
     help: "search: most time to the first token.",
   },
   drafts: { type: "switch", default: true, help: "search: leave MTP drafts out." },
+  overlap: { type: "switch", default: true, help: "estimate: one micro-batch after the other." },
   mtp: { type: "switch", help: "estimate: with an MTP draft a step." },
   accepted: {
     type: "number",
@@ -264,6 +265,7 @@ function estimate(flags: PlanFlags): EstimateReport {
     prefillNodes: flags["prefill-nodes"],
     decodeNodes: flags["decode-nodes"],
     placement: flags.placement,
+    overlap: flags.overlap,
     drafts: flags.mtp && arch.config.numNextnPredictLayers > 0 ? 1 : 0,
     workload: workloadFrom(flags),
     tokensPerGpu: flags.tokens,

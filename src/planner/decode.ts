@@ -19,7 +19,7 @@ export interface DecodeLoad {
 export interface DecodeStep {
   readonly us: number;
   readonly layer: LayerTimeline;
-  /** One layer's microseconds by part, both micro-batches; communication too. */
+  /** One layer's microseconds by part, the whole batch; communication too. */
   readonly parts: Readonly<Record<string, number>>;
   readonly imbalance: number;
   readonly positions: number;
@@ -35,9 +35,11 @@ export function decodeStep(deployment: Deployment, load: DecodeLoad): DecodeStep
   checkNumber("kvTokens", load.kvTokens, {});
   const kernels = new Kernels(hw);
   const positions = load.sequences * (1 + drafts);
-  const rows = positions / 2;
+  // Without overlap the whole batch goes through at once.
+  const batches = overlap ? 2 : 1;
+  const rows = positions / batches;
   const imbalance = expertImbalance(deployment, rows);
-  const attention = attentionTimes(kernels, deployment, rows, load.kvTokens / 2);
+  const attention = attentionTimes(kernels, deployment, rows, load.kvTokens / batches);
   const mlp = mlpTimes(kernels, deployment, rows, imbalance.gpu);
   const exchange = exchangeTimes(kernels, deployment, rows, imbalance.gpu);
   const { attention0, core, output } = attention;
@@ -50,7 +52,7 @@ export function decodeStep(deployment: Deployment, load: DecodeLoad): DecodeStep
   const layer = overlap ? steadyState(pipeline) : oneAfterTheOther(pipeline);
   const { hiddenSize: h, vocabSize, intermediateSize } = arch.config;
   const dense =
-    2 *
+    batches *
     (attention0 +
       core +
       output +
@@ -71,7 +73,7 @@ export function decodeStep(deployment: Deployment, load: DecodeLoad): DecodeStep
   return {
     us: us / efficiency,
     layer,
-    parts: Object.fromEntries(Object.entries(parts).map(([name, time]) => [name, 2 * time])),
+    parts: Object.fromEntries(Object.entries(parts).map(([name, time]) => [name, batches * time])),
     imbalance: imbalance.gpu,
     positions,
   };

@@ -83,6 +83,8 @@ export interface UnitOptions {
   readonly placement?: Deployment["placement"];
   /** MTP drafts of the decode unit; default 0. */
   readonly drafts?: number;
+  /** Whether two micro-batches hide communication; default true. */
+  readonly overlap?: boolean;
 }
 
 /** One unit of each phase, run as the article runs them. */
@@ -90,11 +92,12 @@ export function unitsOf(options: UnitOptions): {
   readonly prefill: Deployment;
   readonly decode: Deployment;
 } {
-  const { arch, hw, fitted, prefillNodes, decodeNodes, placement = "exact", drafts = 0 } = options;
+  const { arch, hw, fitted, prefillNodes, decodeNodes } = options;
+  const { placement = "exact", drafts = 0, overlap = true } = options;
   const unit = (nodes: number) => {
     const ranks = checkNumber("nodes", nodes, { min: 1, whole: true }) * hw.gpusPerNode;
     const slotsPerGpu = slotsWithSpare(arch, ranks);
-    return { hw, arch, ranks, slotsPerGpu, placement, overlap: true };
+    return { hw, arch, ranks, slotsPerGpu, placement, overlap };
   };
   const { prefillSkew, decodeSkew, prefillEfficiency, decodeEfficiency } = fitted;
   return {

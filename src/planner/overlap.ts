@@ -79,10 +79,10 @@ export function steadyState(operations: readonly LaneOperation[]): LayerTimeline
   };
 }
 
-/** The same operations one after the other, as without a second micro-batch. */
+/** The first micro-batch's operations one after the other: a whole batch that nothing overlaps. */
 export function oneAfterTheOther(operations: readonly LaneOperation[]): LayerTimeline {
   let now = 0;
-  const order = [0, 1].flatMap((batch) => operations.filter((op) => op.microBatch === batch));
+  const order = operations.filter((op) => op.microBatch === 0);
   const timed = order.map(({ name, lane, microBatch, us }) => {
     const startUs = now;
     now += us;

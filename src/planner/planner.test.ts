@@ -130,8 +130,8 @@ test("two micro-batches: the steady state is what the longer lane and the order 
       const layer = steadyState(operations);
       const serial = oneAfterTheOther(operations);
       assert.ok(layer.periodUs >= Math.max(layer.computeUs, layer.communicationUs) - 1e-9);
-      assert.ok(layer.periodUs <= serial.periodUs + 1e-9);
-      assert.ok(Math.abs(serial.periodUs - layer.computeUs - layer.communicationUs) < 1e-9);
+      assert.ok(layer.periodUs <= 2 * serial.periodUs + 1e-9);
+      assert.ok(Math.abs(2 * serial.periodUs - layer.computeUs - layer.communicationUs) < 1e-9);
     }),
   );
   const decode = fc.record({
@@ -213,7 +213,7 @@ test("more of anything that costs time takes more time", () => {
   assert.ok(time({}, 32768) > base);
   assert.ok(time({}, 16384, 16384) > base);
   assert.ok(time({ skew: 1 }) > base);
-  assert.ok(time({ overlap: false }) > base * 1.2);
+  assert.ok(time({ overlap: false }) > base * 1.1);
   assert.ok(time({ hw: hardware.h20 }) > base * 3);
   assert.ok(time({ hw: hardware.b200 }) < base);
   const cached = prefillStep(unit, prefillLoad(16384, 8192, 0.5)).us;

@@ -28,7 +28,7 @@ export interface PrefillLoad {
 export interface PrefillStep {
   readonly us: number;
   readonly layer: LayerTimeline;
-  /** One layer's microseconds by part, both micro-batches; communication too. */
+  /** One layer's microseconds by part, the whole batch; communication too. */
   readonly parts: Readonly<Record<string, number>>;
   /** Busiest GPU over the mean, of the experts' tokens. */
   readonly imbalance: number;
@@ -60,11 +60,13 @@ export function prefillLoad(tokens: number, promptTokens: number, hitRate = 0): 
 export function prefillStep(deployment: Deployment, load: PrefillLoad): PrefillStep {
   const { arch, hw, overlap, efficiency, drafts } = checkDeployment(deployment);
   const kernels = new Kernels(hw);
-  const tokens = load.tokens / 2;
-  const shared = (load.meanTokens ?? load.tokens) / 2;
+  // Without overlap the whole batch goes through at once.
+  const batches = overlap ? 2 : 1;
+  const tokens = load.tokens / batches;
+  const shared = (load.meanTokens ?? load.tokens) / batches;
   const imbalance = expertImbalance(deployment, shared);
   const smShare = overlap ? (hw.sms - communicationSms(hw.sms)) / hw.sms : 1;
-  const attention = attentionTimes(kernels, deployment, load, smShare);
+  const attention = attentionTimes(kernels, deployment, load, batches, smShare);
   const mlp = mlpTimes(kernels, deployment, { own: tokens, shared }, imbalance.gpu, smShare);
   const exchange = exchangeTimes(kernels, deployment, shared, imbalance.node);
   const pipeline = prefillPipeline({
@@ -75,7 +77,7 @@ export function prefillStep(deployment: Deployment, load: PrefillLoad): PrefillS
   const layer = overlap ? steadyState(pipeline) : oneAfterTheOther(pipeline);
   const { hiddenSize: h, vocabSize, intermediateSize } = arch.config;
   const dense =
-    2 *
+    batches *
     (sum(attention) +
       kernels.product(tokens, 2 * intermediateSize, h) +
       kernels.product(tokens, h, intermediateSize) +
@@ -84,7 +86,10 @@ export function prefillStep(deployment: Deployment, load: PrefillLoad): PrefillS
   const moeLayers = arch.moeLayers + Math.min(1, drafts);
   const us = moeLayers * layer.periodUs + arch.denseLayers * dense + head;
   const parts = Object.fromEntries(
-    Object.entries({ ...attention, ...mlp, ...exchange }).map(([name, time]) => [name, 2 * time]),
+    Object.entries({ ...attention, ...mlp, ...exchange }).map(([name, time]) => [
+      name,
+      batches * time,
+    ]),
   );
   return { us: us / efficiency, layer, parts, imbalance: imbalance.gpu, tokens: load.tokens };
 }
@@ -98,13 +103,15 @@ function attentionTimes(
   kernels: Kernels,
   { arch }: Deployment,
   load: PrefillLoad,
+  batches: number,
   smShare: number,
 ): Record<string, number> {
-  const tokens = load.tokens / 2;
+  const tokens = load.tokens / batches;
+  const expanded = load.expanded / batches;
   const { config } = arch;
   let projections = 0;
   for (const { name, n, k } of arch.projections) {
-    projections += kernels.product(name === "kv_b" ? load.expanded / 2 : tokens, n, k, smShare);
+    projections += kernels.product(name === "kv_b" ? expanded : tokens, n, k, smShare);
   }
   const heads = config.numAttentionHeads;
   const queries = heads * (config.qkNopeHeadDim + config.qkRopeHeadDim);
@@ -121,9 +128,12 @@ function attentionTimes(
   const perExpanded = queries * 2 + heads * config.qkNopeHeadDim * 2;
   return {
     projections,
-    "attention core": kernels.prefillAttention((load.keys / 2) * arch.plainFlopsPerKey, smShare),
+    "attention core": kernels.prefillAttention(
+      (load.keys / batches) * arch.plainFlopsPerKey,
+      smShare,
+    ),
     "attention, element-wise":
-      kernels.elementwise(tokens * perToken + (load.expanded / 2) * perExpanded) +
+      kernels.elementwise(tokens * perToken + expanded * perExpanded) +
       kernels.gaps(gaps.attention),
   };
 }

@@ -60,8 +60,8 @@ export function ErrorBars({ calibration }: { calibration: Calibration }): JSX.El
       <p class="readout">
         Fitted: efficiency of prefill {calibration.prefillEfficiency.toFixed(3)}, of decode{" "}
         {calibration.decodeEfficiency.toFixed(3)}, skew of prompts' experts{" "}
-        {calibration.prefillSkew.toFixed(3)}. Worst row held out: {signed(calibration.worstHeldOut)}
-        .
+        {calibration.prefillSkew.toFixed(3)}. Worst row held out:{" "}
+        {(calibration.worstHeldOut * 100).toFixed(1)} % .
       </p>
     </Section>
   );
