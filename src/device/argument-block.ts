@@ -2,6 +2,7 @@
 import { assert } from "../base/index.ts";
 import { addressOf } from "../native/index.ts";
 import type { Device } from "./device.ts";
+import { recorderOf } from "./recording.ts";
 
 /**
  * Device memory that JavaScript writes field by field at byte offsets, little-endian as the
@@ -29,9 +30,11 @@ export class ArgumentBlock {
 
   /**
    * Address of the block, 64-byte aligned; changes when `reserve` grows it; 0 without native layer.
+   * While the device records, that of a copy of what has been written so far: so write first.
    */
   get address(): number {
-    return this.base;
+    const recorder = recorderOf(this.device);
+    return recorder === undefined ? this.base : recorder.copy(this.words);
   }
 
   /** Bytes in the block. */

@@ -71,6 +71,14 @@ async function measure(device: Device): Promise<void> {
   print("1 empty task, on the calling thread", emptyUs(1));
   print(`${threads} empty tasks, helpers spinning`, emptyUs(threads));
   print("256 empty tasks, helpers spinning", emptyUs(256));
+  const recorded = (tasks: number): number => {
+    const list = device.record(() => {
+      for (let i = 0; i < 100; i++) device.launch(nothing, 0, tasks);
+    });
+    return timeRuns(() => list.run(), { runs, calls: Math.ceil(calls / 10) }).wallUs / 100;
+  };
+  print("1 empty task, one of 100 recorded launches", recorded(1));
+  print(`${threads} empty tasks, one of 100 recorded launches`, recorded(threads));
   // Empty tasks may all be done before a helper comes; these wait for each other.
   const meeting = device.load(emitMeeting(), "meeting");
   const args = new ArgumentBlock(device, 8);

@@ -7,6 +7,14 @@ export type { Isa } from "../codegen/index.ts";
 /** Which implementation of each kernel serves. */
 export type Rung = "reference" | "x86";
 
+/** Launches that were written down. */
+export interface LaunchList {
+  /** How many; 0 on the reference rung, which runs the calls themselves again. */
+  readonly launches: number;
+  /** Does what the recorded calls would do now, on the memory that they named. */
+  run(): void;
+}
+
 /**
  * A processor with its memory and its fork-join pool. One thread opens a device and launches on it;
  * memory allocated from it may be shared with other threads.
@@ -37,6 +45,14 @@ export interface Device {
    * keeps rbx, rbp and r12 to r15, and need not clear the vector registers.
    */
   launch(kernelAddress: number, argumentBlockAddress: number, tasks: number): void;
+  /**
+   * Runs `body` with its launches written down instead of run: calls of the kernel rooms whose
+   * arguments will be the same each time. The list then runs them in machine code, one after the
+   * other, entered once. What `body` reads must not come from a launch inside it, and the memory
+   * that it names must be kept by the caller: the list knows addresses only. Recordings do not
+   * nest.
+   */
+  record(body: () => void): LaunchList;
   /** Bytes of per-thread scratch memory. */
   readonly scratchBytes: number;
   /** Stops the helper threads and frees executable memory; launching then throws. */

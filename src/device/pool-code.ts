@@ -1,4 +1,4 @@
-/** @file The pool's machine code: what a helper runs all its life, and the two ways to launch. */
+/** @file The pool's machine code: what a helper runs all its life, and the ways to launch. */
 import {
   Assembler,
   type Label,
@@ -263,10 +263,47 @@ export function emitHelper(dawdling: boolean): Uint8Array {
   return asm.finish();
 }
 
-/** `launch(block)`: runs the job in the block together with the helpers. */
-export function emitLaunch(dawdling: boolean): Uint8Array {
+/** The machine code of the calling thread, and where its functions begin. */
+export interface Launchers {
+  readonly code: Uint8Array;
+  /** `launch(block)`: runs the job in the block together with the helpers. */
+  readonly launch: number;
+  /** `launchAlone(block)`: runs it on the calling thread, without a look at helpers. */
+  readonly launchAlone: number;
+  /**
+   * `launchList(block, jobs, count)`: puts one job after the other into the block and launches it,
+   * together or, where it is one task, alone. At least one job, each of at least one task.
+   */
+  readonly launchList: number;
+  /** The same, all of them alone. */
+  readonly launchListAlone: number;
+}
+
+/** Bytes of a job in a list: kernel and arguments, 64 bits each, then tasks, 32 bits. */
+export const jobBytes = 24;
+
+/** Emits what the calling thread runs. */
+export function emitLaunchers(dawdling: boolean): Launchers {
   const asm = new Assembler();
-  const dawdle = dawdleIf(dawdling);
+  const [launch, alone, list, listAlone] = ["launch", "alone", "list", "listAlone"].map((name) =>
+    asm.label(name),
+  );
+  bindLaunch(asm, launch, dawdleIf(dawdling));
+  bindLaunchAlone(asm, alone);
+  bindLaunchList(asm, list, launch, alone);
+  bindLaunchList(asm, listAlone, alone, alone);
+  return {
+    code: asm.finish(),
+    launch: launch.offset!,
+    launchAlone: alone.offset!,
+    launchList: list.offset!,
+    launchListAlone: listAlone.offset!,
+  };
+}
+
+function bindLaunch(asm: Assembler, routine: Label, dawdle: Dawdle): void {
+  asm.align(16);
+  asm.bind(routine);
   enter(asm);
   asm.mov(block, rdi);
   asm.mov(scratch, field("launcherScratch"));
@@ -319,14 +356,11 @@ export function emitLaunch(dawdling: boolean): Uint8Array {
 
   asm.bind(end);
   leave(asm);
-  return asm.finish();
 }
 
-/**
- * `launchAlone(block)`: runs the job in the block on the calling thread, without a look at helpers.
- */
-export function emitLaunchAlone(): Uint8Array {
-  const asm = new Assembler();
+function bindLaunchAlone(asm: Assembler, routine: Label): void {
+  asm.align(16);
+  asm.bind(routine);
   enter(asm);
   asm.mov(block, rdi);
   asm.xor(r14.d, r14.d);
@@ -339,7 +373,35 @@ export function emitLaunchAlone(): Uint8Array {
   asm.cmp(r14.d, field("tasks"));
   asm.jb(next);
   leave(asm);
-  return asm.finish();
+}
+
+function bindLaunchList(asm: Assembler, routine: Label, together: Label, alone: Label): void {
+  const [jobs, count] = [rbp, r12];
+  asm.align(16);
+  asm.bind(routine);
+  enter(asm);
+  asm.mov(block, rdi);
+  asm.mov(jobs, rsi);
+  asm.mov(count, rdx);
+  const [next, single, done] = [asm.here("job"), asm.label("single"), asm.label("done")];
+  asm.mov(rax, mem(jobs));
+  asm.mov(field("kernel"), rax);
+  asm.mov(rax, mem(jobs, { disp: 8 }));
+  asm.mov(field("arguments"), rax);
+  asm.mov(rax.d, mem(jobs, { disp: 16 }));
+  asm.mov(field("tasks"), rax.d);
+  asm.mov(rdi, block);
+  asm.cmp(rax.d, 1);
+  asm.je(single);
+  asm.call(together);
+  asm.jmp(done);
+  asm.bind(single);
+  asm.call(alone);
+  asm.bind(done);
+  asm.add(jobs, jobBytes);
+  asm.dec(count);
+  asm.jne(next);
+  leave(asm);
 }
 
 /** `readTicks(out)`: stores the processor's time-stamp counter, 64 bits. */

@@ -6,6 +6,7 @@ import { alignUp } from "../base/index.ts";
 import {
   addressOf,
   callable,
+  callableOfThree,
   currentProcessor,
   currentThreadId,
   freeCode,
@@ -17,7 +18,7 @@ import {
   viewAt,
   wakeAll,
 } from "../native/index.ts";
-import { emitHelper, emitLaunch, emitLaunchAlone, emitReadTicks } from "./pool-code.ts";
+import { emitHelper, emitLaunchers, emitReadTicks } from "./pool-code.ts";
 import { layout, slotBytes } from "./pool-layout.ts";
 
 /** What a pool is made of. */
@@ -42,6 +43,8 @@ export interface Pool {
   readonly threads: number;
   /** Runs `kernel(argumentBlock, index, scratch)` for each index below `tasks` (at least 1). */
   launch(kernel: number, argumentBlock: number, tasks: number): void;
+  /** Runs `count` jobs (at least 1) that lie at address `jobs`, one after the other. */
+  launchList(jobs: number, count: number): void;
   /** Ends the helpers and frees everything; nothing may be launched afterwards. */
   close(): void;
 }
@@ -55,6 +58,8 @@ interface Stubs {
   readonly helper: number;
   readonly launch: (block: number) => void;
   readonly launchAlone: (block: number) => void;
+  readonly launchList: (block: number, jobs: number, count: number) => void;
+  readonly launchListAlone: (block: number, jobs: number, count: number) => void;
 }
 
 const stubs = new Map<boolean, Stubs>();
@@ -65,10 +70,14 @@ const stubs = new Map<boolean, Stubs>();
 function stubsFor(dawdling: boolean): Stubs {
   let loaded = stubs.get(dawdling);
   if (loaded === undefined) {
+    const { code, ...at } = emitLaunchers(dawdling);
+    const address = loadCode(code);
     loaded = {
       helper: loadCode(emitHelper(dawdling)),
-      launch: callable(loadCode(emitLaunch(dawdling))),
-      launchAlone: callable(loadCode(emitLaunchAlone())),
+      launch: callable(address + at.launch),
+      launchAlone: callable(address + at.launchAlone),
+      launchList: callableOfThree(address + at.launchList),
+      launchListAlone: callableOfThree(address + at.launchListAlone),
     };
     stubs.set(dawdling, loaded);
   }
@@ -106,7 +115,7 @@ function writeInt64(words: Uint32Array, offset: number, value: number): void {
 /** Starts a pool that the calling thread launches on. */
 export function openPool(options: PoolOptions): Pool {
   const { threads, scratchBytes, spinUs, processorEach, dawdling = false } = options;
-  const { helper, launch, launchAlone } = stubsFor(dawdling);
+  const { helper, launch, launchAlone, launchList, launchListAlone } = stubsFor(dawdling);
   ticksPerUs ??= measureTicksPerUs();
   const blockBytes = layout.slots + threads * slotBytes;
   const block = map(blockBytes);
@@ -143,6 +152,10 @@ export function openPool(options: PoolOptions): Pool {
       words[layout.tasks >> 2] = tasks;
       if (tasks === 1 || handles.length === 0) launchAlone(block);
       else launch(block);
+    },
+    launchList(jobs, count) {
+      if (handles.length === 0) launchListAlone(block, jobs, count);
+      else launchList(block, jobs, count);
     },
     close() {
       Atomics.store(words, layout.stop >> 2, 1);

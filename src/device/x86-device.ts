@@ -2,9 +2,10 @@
 import { isMainThread } from "node:worker_threads";
 import { assert } from "../base/index.ts";
 import { allocateMemory, freeCode, loadCode } from "../native/index.ts";
-import type { Device, Isa } from "./device.ts";
+import type { Device, Isa, LaunchList } from "./device.ts";
 import { openPool, type Pool } from "./pool.ts";
 import { usableProcessors } from "./processors.ts";
+import { recorderOf, recordLaunches } from "./recording.ts";
 
 /** What `openDevice` has decided. */
 export interface X86Options {
@@ -101,7 +102,22 @@ class X86Device implements Device {
       assert(kernelAddress > 0, `kernel of a launch: got address ${kernelAddress}`);
       assert(false, `tasks of a launch: got ${tasks}, wanted 0 to 2^31 - 1`);
     }
-    if (tasks > 0) holdings.pool.launch(kernelAddress, argumentBlockAddress, tasks);
+    if (tasks === 0) return;
+    const recorder = recorderOf(this);
+    if (recorder === undefined) holdings.pool.launch(kernelAddress, argumentBlockAddress, tasks);
+    else recorder.add(kernelAddress, argumentBlockAddress, tasks);
+  }
+
+  record(body: () => void): LaunchList {
+    const { holdings } = this;
+    const list = recordLaunches(this, body);
+    return {
+      launches: list.count,
+      run() {
+        assert(!holdings.closed, "run of recorded launches: the device is closed");
+        if (list.count > 0) holdings.pool.launchList(list.address, list.count);
+      },
+    };
   }
 
   close(): void {

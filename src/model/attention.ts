@@ -87,13 +87,13 @@ export class Attention {
   }
 
   /**
-   * Adds the attention of the normed rows `input` to `x` `[tokens, hidden]`, and writes the tokens'
-   * latents and rotary keys to the layer's cache `slab` `[pages, 64, latentDim + ropeDim]`.
+   * What comes before the attention of the normed rows `input`: writes the tokens' latents and
+   * rotary keys to the layer's cache `slab` `[pages, 64, latentDim + ropeDim]`, and keeps the
+   * absorbed queries.
    */
-  forward(pass: Pass, input: Activations, slab: Slab, x: Tensor<"f32">): void {
+  before(pass: Pass, input: Activations, slab: Slab): void {
     const { device, tokens } = pass;
-    const { latentDim, softmaxScale } = this.shape;
-    const { down, output, keyAbsorbed, valueUp } = this.weights;
+    const { down, keyAbsorbed } = this.weights;
     const views = this.viewsOf(pass);
     gemm(device, [{ a: input, m: tokens, b: down, d: views.projected }]);
     this.writeCache(pass, views, slab);
@@ -102,7 +102,13 @@ export class Attention {
     this.castIfNeeded(pass, "attention.nope", views.query, keyAbsorbed[0]);
     gemm(device, views.absorb);
     this.rotateQuery(pass, views);
-    mlaAttention(device, {
+  }
+
+  /** The attention itself: the one operation that depends on where the sequences are. */
+  attend(pass: Pass, slab: Slab): void {
+    const { latentDim, softmaxScale } = this.shape;
+    const views = this.viewsOf(pass);
+    mlaAttention(pass.device, {
       q: views.absorbed,
       kvCache: slab,
       sequences: pass.sequences,
@@ -110,6 +116,13 @@ export class Attention {
       softmaxScale,
       out: views.attended,
     });
+  }
+
+  /** What comes behind it: adds its output to `x` `[tokens, hidden]`. */
+  after(pass: Pass, x: Tensor<"f32">): void {
+    const { device, tokens } = pass;
+    const { output, valueUp } = this.weights;
+    const views = this.viewsOf(pass);
     this.castIfNeeded(pass, "attention.latent", views.attendedRows, valueUp[0]);
     gemm(device, views.raise);
     const sink = pass.workspace.sink("attention.values16", tokens, output.k, output.activation);

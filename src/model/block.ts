@@ -3,8 +3,9 @@ import type { ActivationType } from "../deep-gemm/index.ts";
 import { rmsNorm } from "../elementwise/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 import type { Attention } from "./attention.ts";
-import type { DenseMlp, MixtureOfExperts } from "./mlp.ts";
+import { DenseMlp, type MixtureOfExperts } from "./mlp.ts";
 import type { Pass } from "./pass.ts";
+import { Segment } from "./segment.ts";
 
 /** A block and its weights. */
 export class Block {
@@ -14,6 +15,8 @@ export class Block {
   private readonly attentionInput: ActivationType;
   private readonly mlpNorm: Tensor<"f32">;
   private readonly mlp: DenseMlp | MixtureOfExperts;
+  private readonly beforeAttention: Segment = new Segment();
+  private readonly afterAttention: Segment = new Segment();
 
   constructor(parts: {
     eps: number;
@@ -35,11 +38,21 @@ export class Block {
   forward(pass: Pass, x: Tensor<"f32">, slab: Tensor<"f32"> | Tensor<"bf16">): void {
     const { device, workspace, tokens } = pass;
     const hidden = x.shape[1];
-    const input = workspace.sink("attention.input", tokens, hidden, this.attentionInput);
-    rmsNorm(device, x, this.attentionNorm, this.eps, tokens, input);
-    this.attention.forward(pass, input, slab, x);
+    const { attention, mlp } = this;
+    // Positions, rows of the cache and activations lie in the workspace's buffers.
+    const key = [tokens, workspace.generation, x.address, slab, pass.cosSin.address];
+    this.beforeAttention.run(device, key, () => {
+      const input = workspace.sink("attention.input", tokens, hidden, this.attentionInput);
+      rmsNorm(device, x, this.attentionNorm, this.eps, tokens, input);
+      attention.before(pass, input, slab);
+    });
+    attention.attend(pass, slab);
     const normed = workspace.tensor("mlp.normed", "f32", tokens, hidden);
-    rmsNorm(device, x, this.mlpNorm, this.eps, tokens, { type: "f32", values: normed });
-    this.mlp.forward(pass, normed, x);
+    this.afterAttention.run(device, key, () => {
+      attention.after(pass, x);
+      rmsNorm(device, x, this.mlpNorm, this.eps, tokens, { type: "f32", values: normed });
+      mlp.begin(pass, normed, x);
+    });
+    if (!(mlp instanceof DenseMlp)) mlp.finish(pass, x);
   }
 }

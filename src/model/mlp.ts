@@ -26,7 +26,7 @@ export class DenseMlp {
   }
 
   /** Adds the MLP of `normed` `[tokens, hidden]` to `x`. */
-  forward(pass: Pass, normed: Tensor<"f32">, x: Tensor<"f32">): void {
+  begin(pass: Pass, normed: Tensor<"f32">, x: Tensor<"f32">): void {
     const { device, workspace, tokens } = pass;
     const { gateUp, down } = this.weights;
     const input = workspace.sink("mlp.input", tokens, gateUp.k, gateUp.activation);
@@ -74,14 +74,33 @@ export class MixtureOfExperts {
     this.load = load;
   }
 
-  /** Adds the chosen and the shared experts' outputs for `normed` `[tokens, hidden]` to `x`. */
-  forward(pass: Pass, normed: Tensor<"f32">, x: Tensor<"f32">): void {
+  /**
+   * What does not depend on which experts are chosen, for `normed` `[tokens, hidden]`: the gate's
+   * logits, and the experts' input.
+   */
+  begin(pass: Pass, normed: Tensor<"f32">, _x: Tensor<"f32">): void {
+    const { device, tokens } = pass;
+    const a = { type: "f32", values: normed } as const;
+    gemm(device, [{ a, m: tokens, b: this.gateWeight, d: this.logitsOf(pass) }]);
+    castRows(device, normed, tokens, this.inputOf(pass));
+  }
+
+  private logitsOf({ workspace, tokens }: Pass): Tensor<"f32"> {
+    return workspace.tensor("moe.logits", "f32", tokens, this.gate.config.numExperts);
+  }
+
+  private inputOf({ workspace, tokens }: Pass): Sink {
+    const { gateUp } = this.experts[0];
+    return workspace.sink("mlp.input", tokens, gateUp.k, gateUp.activation);
+  }
+
+  /** Adds the chosen and the shared experts' outputs to `x`, behind `begin`. */
+  finish(pass: Pass, x: Tensor<"f32">): void {
     const { device, workspace, tokens } = pass;
     const { gateUp, down } = this.experts[0];
-    const dispatch = this.dispatch(pass, normed);
+    const dispatch = this.dispatch(pass);
     const slots = tokens * this.gate.config.topK;
-    const input = workspace.sink("mlp.input", tokens, gateUp.k, gateUp.activation);
-    castRows(device, normed, tokens, input);
+    const input = this.inputOf(pass);
     const routed = this.permute(pass, input, dispatch, slots);
 
     const hidden = workspace.tensor("moe.hidden", "f32", slots, gateUp.width);
@@ -115,13 +134,10 @@ export class MixtureOfExperts {
     });
   }
 
-  private dispatch(pass: Pass, normed: Tensor<"f32">): Dispatch {
-    const { device, workspace, tokens } = pass;
+  private dispatch(pass: Pass): Dispatch {
+    const { workspace, tokens } = pass;
     const { numExperts, topK } = this.gate.config;
-    const logits = workspace.tensor("moe.logits", "f32", tokens, numExperts);
-    gemm(device, [
-      { a: { type: "f32", values: normed }, m: tokens, b: this.gateWeight, d: logits },
-    ]);
+    const logits = this.logitsOf(pass);
     const ids = workspace.tensor("moe.ids", "i32", tokens, topK);
     const weights = workspace.tensor("moe.weights", "f32", tokens, topK);
     for (let t = 0; t < tokens; t++) {
