@@ -21,12 +21,8 @@ export interface Call {
   readonly run: (args: unknown[]) => unknown;
 }
 
-/** Names of the door that have no call here: they take no operands, or a GPU's. */
+/** Names of the door that have no call here, taking no operands; beside those of GPUs. */
 export const withoutOperands: readonly string[] = [
-  "fp8Arguments",
-  "fp8GemmKernel",
-  "hopperFp8Card",
-  "planGemm",
   "getMkAlignmentForContiguousLayout",
   "getTheoreticalMkAlignmentForContiguousLayout",
   "setMkAlignmentForContiguousLayout",
