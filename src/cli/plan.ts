@@ -69,7 +69,7 @@ const flags = {
   },
   drafts: { type: "switch", default: true, help: "search: leave MTP drafts out." },
   overlap: { type: "switch", default: true, help: "estimate: one micro-batch after the other." },
-  mtp: { type: "switch", help: "estimate: with an MTP draft a step." },
+  mtp: { type: "switch", help: "estimate, day: with an MTP draft a step." },
   accepted: {
     type: "number",
     value: "X",
@@ -219,6 +219,8 @@ function dayOptions(flags: PlanFlags): DayOptions {
     hw: hardwareFrom(flags),
     fitted: fittedFrom(flags),
     seed: flags.seed,
+    drafts: flags.mtp ? 1 : 0,
+    accepted: flags.accepted,
     scale: {
       ...poolScale,
       prefillNodes: flags["prefill-nodes"],
@@ -239,6 +241,7 @@ function pageRequest(flags: PlanFlags): DocumentRequest {
       flags.config === undefined &&
       flags.hw === "h800" &&
       demand === undefined &&
+      !flags.mtp &&
       scale.prefillNodes === poolScale.prefillNodes &&
       scale.decodeNodes === poolScale.decodeNodes,
     search: searchOptions(flags),

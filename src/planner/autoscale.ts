@@ -5,7 +5,7 @@ import { steadySequences } from "./decode-unit.ts";
 import type { Demand } from "./demand.ts";
 import type { Deployment } from "./deployment.ts";
 import { checkNumber } from "./errors.ts";
-import { estimatePrefill } from "./estimate.ts";
+import { estimatePrefill, tokensPerStep } from "./estimate.ts";
 
 /** Sizes of the two pools; `poolScale` has the article's. */
 export interface PoolScale {
@@ -35,6 +35,8 @@ export interface ScaleTargets {
   readonly tpotMs: number;
   readonly sequencesMost: number;
   readonly tokenBudget: number;
+  /** Share of drafts that are right. */
+  readonly accepted: number;
 }
 
 /** The pools after `steps` steps. */
@@ -66,21 +68,23 @@ export function sizePools(
 ): PoolSize {
   const { promptTokens, outputTokens, hitRate } = demand;
   const capacity = prefillCapacity(prefill, demand, targets.tokenBudget);
+  const { sequencesMost, accepted } = targets;
+  const perStep = tokensPerStep(decode.drafts, accepted);
   const context = promptTokens + outputTokens / 2;
   for (let steps = 0; steps < scale.stepsMost; steps++) {
     const size = poolsAt(scale, steps);
     const fresh = (requestsPerS / size.prefillUnits) * promptTokens * (1 - hitRate);
     if (fresh > targets.prefillUseMost * capacity) continue;
     const perUnit = requestsPerS / size.decodeUnits;
-    const sequences = steadySequences(decode, demand, perUnit, targets.sequencesMost);
-    if (sequences >= targets.sequencesMost) continue;
+    const sequences = steadySequences(decode, demand, perUnit, sequencesMost, accepted);
+    if (sequences >= sequencesMost) continue;
     const { us } = decodeStep(decode, { sequences, kvTokens: sequences * context });
-    if (us / 1e3 <= targets.tpotMs) return { ...size, isShort: false };
+    if (us / 1e3 / perStep <= targets.tpotMs) return { ...size, isShort: false };
   }
   const size = poolsAt(scale, scale.stepsMost);
   const perUnit = requestsPerS / size.decodeUnits;
-  const sequences = steadySequences(decode, demand, perUnit, targets.sequencesMost);
-  return { ...size, isShort: sequences >= targets.sequencesMost };
+  const sequences = steadySequences(decode, demand, perUnit, sequencesMost, accepted);
+  return { ...size, isShort: sequences >= sequencesMost };
 }
 
 /** Throws `plan-input-invalid` that names the first field that is wrong. */
@@ -91,6 +95,7 @@ export function checkScale(scale: PoolScale, targets: ScaleTargets): void {
   }
   checkNumber("prefillUseMost", targets.prefillUseMost, { min: 0.01, max: 1 });
   checkNumber("tpotMs", targets.tpotMs, { min: 0.1 });
+  checkNumber("accepted", targets.accepted, { max: 1 });
   checkNumber("sequencesMost", targets.sequencesMost, { min: 1, max: 65536, whole: true });
   checkNumber("tokenBudget", targets.tokenBudget, { min: 64, max: 2 ** 20, whole: true });
 }

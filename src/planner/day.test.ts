@@ -98,8 +98,9 @@ test("a decode unit holds the sequences that Little's law wants, evenly", () => 
     requestsPerS,
     ranks: 8,
     sequencesMost: 256,
+    accepted: 0,
   });
-  const steady = steadySequences(decode, articleDemand, requestsPerS, 256);
+  const steady = steadySequences(decode, articleDemand, requestsPerS, 256, 0);
   assert.ok(Math.abs(run.sequences / steady - 1) < 0.1, `${run.sequences} and ${steady}`);
   // Every step draws one token of every sequence.
   const perSecond = run.tokens / run.seconds / run.ranks;
@@ -107,6 +108,29 @@ test("a decode unit holds the sequences that Little's law wants, evenly", () => 
   assert.ok(Math.abs(perSecond / wanted - 1) < 0.1, `${perSecond} and ${wanted}`);
   assert.ok(run.balancedness.kvTokens > 0.95 && run.balancedness.requests > 0.95);
   assert.equal(run.preemptions, 0);
+});
+
+test("drafts that are right let sequences end sooner", () => {
+  const requestsPerS = 150;
+  const run = (drafts: number, accepted: number) =>
+    runDecodeUnit({
+      ...sample,
+      deployment: { ...decode, drafts },
+      random: new Random(7),
+      requestsPerS,
+      ranks: 8,
+      sequencesMost: 256,
+      accepted,
+    });
+  const [plain, wrong, right] = [run(0, 0), run(1, 0), run(1, 0.9)];
+  const half = (sorted: readonly number[]) => sorted[sorted.length >> 1];
+  assert.ok(half(wrong.tpotMs) > half(plain.tpotMs), "wrong drafts cost");
+  assert.ok(half(right.tpotMs) < half(wrong.tpotMs));
+  assert.ok(right.sequences < wrong.sequences);
+  for (const { tokens, seconds, ranks } of [plain, right]) {
+    const wanted = (requestsPerS * articleDemand.outputTokens) / decode.ranks;
+    assert.ok(Math.abs(tokens / seconds / ranks / wanted - 1) < 0.15);
+  }
 });
 
 test("a decode unit without memory to spare holds back, and loses nothing", () => {
@@ -118,13 +142,20 @@ test("a decode unit without memory to spare holds back, and loses nothing", () =
     requestsPerS: 236,
     ranks: 4,
     sequencesMost: 256,
+    accepted: 0,
   });
   assert.ok(run.waiting > 0, "requests wait for memory");
   assert.ok(run.sequences > 5);
 });
 
 test("pools grow with the load, by steps of the article's sizes", () => {
-  const targets = { prefillUseMost: 0.75, tpotMs: 52, sequencesMost: 256, tokenBudget: 8192 };
+  const targets = {
+    prefillUseMost: 0.75,
+    tpotMs: 52,
+    sequencesMost: 256,
+    tokenBudget: 8192,
+    accepted: 0,
+  };
   assert.equal(poolsAt(poolScale, 0).nodes, 68);
   assert.equal(poolsAt(poolScale, poolScale.stepsMost).nodes, 278);
   let before = 0;

@@ -50,6 +50,9 @@ export interface DayOptions {
   /** Prompt tokens a rank computes in a step at most; default 8192. */
   readonly tokenBudget?: number;
   readonly storageGBs?: number;
+  /** MTP drafts a step, and the share of them that are right; default 0 and 0.6. */
+  readonly drafts?: number;
+  readonly accepted?: number;
 }
 
 /** A part of the day. */
@@ -152,7 +155,8 @@ class Day {
     checkNumber("seed", seed, { whole: true });
     this.random = new Random(seed);
     const { prefillNodes, decodeNodes } = scale;
-    const { prefill, decode } = unitsOf({ arch, hw, fitted, prefillNodes, decodeNodes });
+    const { drafts = 0 } = options;
+    const { prefill, decode } = unitsOf({ arch, hw, fitted, prefillNodes, decodeNodes, drafts });
     this.prefill = prefill;
     checkMemory("prefillNodes", scale.prefillNodes, memoryOf(this.prefill, "prefill"), demand);
     checkMemory("decodeNodes", scale.decodeNodes, memoryOf(decode, "decode"), demand);
@@ -168,8 +172,8 @@ class Day {
   }
 
   private get targets() {
-    const { prefillUseMost = 0.75, tpotMs = 52, tokenBudget = 8192 } = this.options;
-    return { prefillUseMost, tpotMs, tokenBudget, sequencesMost: 256 };
+    const { prefillUseMost = 0.75, tpotMs = 52, tokenBudget = 8192, accepted = 0.6 } = this.options;
+    return { prefillUseMost, tpotMs, tokenBudget, accepted, sequencesMost: 256 };
   }
 
   run(): DayResult {
@@ -201,8 +205,15 @@ class Day {
       requestsPerS: perUnit,
       ranks: Math.min(this.options.decodeRanks ?? 8, decode.ranks),
       sequencesMost: targets.sequencesMost,
+      accepted: targets.accepted,
     });
-    const steady = steadySequences(decode, demand, perUnit, targets.sequencesMost);
+    const steady = steadySequences(
+      decode,
+      demand,
+      perUnit,
+      targets.sequencesMost,
+      targets.accepted,
+    );
     const review = experts.review(hour, (steady / 2) * decode.ranks);
     const perPrefill = (prefillUnits / prompts.seconds) * prompts.served;
     const inputPerS = prompts.inputTokens * perPrefill;
@@ -227,7 +238,7 @@ class Day {
       prefillPerNode: inputPerS / prefillNodes,
       decodePerNode: outputPerS / (decodeUnits * scale.decodeNodes),
       ttftMs: { median: quantile(prompts.ttftMs, 0.5), p99: quantile(prompts.ttftMs, 0.99) },
-      tpotMs: { median: quantile(answers.stepMs, 0.5), p99: quantile(answers.stepMs, 0.99) },
+      tpotMs: { median: quantile(answers.tpotMs, 0.5), p99: quantile(answers.tpotMs, 0.99) },
       prefillUse: prompts.computedTokens / prompts.seconds / capacity,
       sequencesPerGpu: answers.sequences,
       balancedness: {

@@ -1,7 +1,7 @@
 /**
  * @file Some ranks of one decode unit for some virtual seconds: sequences arrive with their cache, are
  * put on a rank by the decode balancer, are planned by the engine's scheduler and move on by one
- * token a step, which all ranks take together. The rest of the unit is taken to be like those ranks.
+ * token a step (more where drafts are right), which all ranks take together. The rest of the unit is taken to be like those ranks.
  */
 import { type Random, VirtualClock } from "../base/index.ts";
 import {
@@ -16,14 +16,15 @@ import {
 import { decodeStep } from "./decode.ts";
 import { type Demand, drawRequest } from "./demand.ts";
 import { type Deployment, memoryOf } from "./deployment.ts";
+import { tokensPerStep } from "./estimate.ts";
 
 /** Queued sequences that are looked at at once: those behind them don't pass. */
 const turn = 32;
 
 /** What happened on those ranks while they were watched. */
 export interface DecodeSample {
-  /** Milliseconds of each step, sorted. */
-  readonly stepMs: number[];
+  /** Milliseconds of each step by the tokens that a sequence got in it on average, sorted. */
+  readonly tpotMs: number[];
   /** Tokens drawn by all ranks watched. */
   readonly tokens: number;
   readonly ranks: number;
@@ -48,6 +49,8 @@ export interface DecodeSetting {
   /** Ranks to simulate. */
   readonly ranks: number;
   readonly sequencesMost: number;
+  /** Share of the drafts that are right; the deployment says how many there are. */
+  readonly accepted: number;
   readonly warmUpS: number;
   readonly seconds: number;
 }
@@ -77,14 +80,16 @@ export function steadySequences(
   demand: Demand,
   requestsPerS: number,
   most: number,
+  accepted: number,
 ): number {
   const { promptTokens, outputTokens, outputSigma } = demand;
   // A glance finds answers in proportion to their length, at half of it on average.
   const context = promptTokens + (outputTokens * Math.exp(outputSigma ** 2)) / 2;
   const perRank = requestsPerS / deployment.ranks;
+  const perStep = tokensPerStep(deployment.drafts, accepted);
   const excess = (n: number) => {
     const { us } = decodeStep(deployment, { sequences: n, kvTokens: n * context });
-    return perRank * outputTokens * (us / 1e6) - n;
+    return (perRank * outputTokens * (us / 1e6)) / perStep - n;
   };
   if (most < 1 || excess(most) > 0) return Math.max(1, most);
   if (excess(1) <= 0) return 1;
@@ -108,7 +113,7 @@ class DecodeUnit {
   private readonly ranks: Rank[];
   private readonly blocksMost: number;
   private readonly queue: Answer[] = [];
-  private readonly stepMs: number[] = [];
+  private readonly tpotMs: number[] = [];
   private tokens = 0;
   private preemptions = 0;
   private isBegun = false;
@@ -116,7 +121,7 @@ class DecodeUnit {
 
   constructor(setting: DecodeSetting) {
     this.setting = setting;
-    const { deployment, demand, random, requestsPerS, sequencesMost } = setting;
+    const { deployment, demand, random, requestsPerS, sequencesMost, accepted } = setting;
     const { kvTokens } = memoryOf(deployment, "decode");
     this.blocksMost = Math.floor(kvTokens / blockTokens);
     this.ranks = Array.from({ length: setting.ranks }, () => ({
@@ -125,11 +130,11 @@ class DecodeUnit {
       freeBlocks: this.blocksMost,
       kvTokens: 0,
     }));
-    const steady = steadySequences(deployment, demand, requestsPerS, sequencesMost);
+    const steady = steadySequences(deployment, demand, requestsPerS, sequencesMost, accepted);
     for (let i = 0; i < Math.round(steady * setting.ranks); i++) {
       const { promptTokens, outputTokens } = drawRequest(demand, random, true);
       const begun = Math.floor(random.uniform() * outputTokens);
-      this.queue.push(answerOf(promptTokens, outputTokens, begun));
+      this.queue.push(answerOf(promptTokens, outputTokens, begun, deployment.drafts));
     }
   }
 
@@ -139,10 +144,10 @@ class DecodeUnit {
     this.arriveLater();
     this.step();
     this.clock.advance((warmUpS + seconds) * 1e3);
-    const steps = Math.max(1, this.stepMs.length);
+    const steps = Math.max(1, this.tpotMs.length);
     const { sequences, kvTokens, requests, kv } = this.sums;
     return {
-      stepMs: this.stepMs.sort((a, b) => a - b),
+      tpotMs: this.tpotMs.sort((a, b) => a - b),
       tokens: this.tokens,
       ranks,
       seconds,
@@ -160,7 +165,7 @@ class DecodeUnit {
     const gapMs = (-Math.log(1 - random.uniform()) / rate) * 1e3;
     this.clock.after(gapMs, () => {
       const { promptTokens, outputTokens } = drawRequest(demand, random);
-      this.queue.push(answerOf(promptTokens, outputTokens, 0));
+      this.queue.push(answerOf(promptTokens, outputTokens, 0, deployment.drafts));
       this.place();
       this.arriveLater();
     });
@@ -203,7 +208,7 @@ class DecodeUnit {
       const own = this.ranks[rank];
       for (const answer of preempt) this.preempt(own, answer);
       for (const { sequence } of admit) admitTo(own, sequence);
-      for (const { sequence } of work) grow(own, sequence);
+      for (const { sequence, drafts } of work) grow(own, sequence, drafts);
       sequences += work.length;
       kvMost = Math.max(kvMost, own.kvTokens);
     }
@@ -216,28 +221,41 @@ class DecodeUnit {
       kvTokens: kvMost,
     });
     this.clock.after(us / 1e3, () => {
-      this.observe(us / 1e3, sequences);
+      let drawn = 0;
       for (const { rank, work } of plans) {
+        const own = this.ranks[rank];
         let ended = false;
-        for (const { sequence } of work) {
-          sequence.computed = sequence.length++;
+        for (const { sequence, drafts } of work) {
+          const tokens = 1 + this.rightDrafts(drafts);
+          drawn += tokens;
+          own.kvTokens += tokens;
+          sequence.length += tokens;
+          sequence.computed = sequence.length - 1;
           ended ||= sequence.length >= sequence.end;
         }
-        this.ranks[rank].kvTokens += work.length;
-        if (ended) release(this.ranks[rank]);
+        if (ended) release(own);
       }
+      this.observe(us / 1e3, sequences, drawn);
       this.place();
       this.step();
     });
   }
 
-  private observe(ms: number, tokens: number): void {
+  /** How many of so many drafts are right before the first that is wrong. */
+  private rightDrafts(drafts: number): number {
+    const { random, accepted } = this.setting;
+    let right = 0;
+    while (right < drafts && random.uniform() < accepted) right++;
+    return right;
+  }
+
+  private observe(ms: number, sequences: number, tokens: number): void {
     if (this.clock.now() < this.setting.warmUpS * 1e3) return;
-    this.stepMs.push(ms);
+    this.tpotMs.push((ms * sequences) / tokens);
     this.tokens += tokens;
     const kv = this.ranks.map((rank) => rank.kvTokens);
     const requests = this.ranks.map((rank) => rank.running.length);
-    this.sums.sequences += tokens;
+    this.sums.sequences += sequences;
     this.sums.kvTokens += kv.reduce((sum, one) => sum + one, 0);
     this.sums.kv += balancedness(kv);
     this.sums.requests += balancedness(requests);
@@ -255,10 +273,15 @@ class DecodeUnit {
   }
 }
 
-function answerOf(promptTokens: number, outputTokens: number, begun: number): Answer {
+function answerOf(
+  promptTokens: number,
+  outputTokens: number,
+  begun: number,
+  drafts: number,
+): Answer {
   // Prefill drew the first token.
   const length = promptTokens + 1 + begun;
-  return { length, computed: 0, blockCount: 0, drafts: 0, end: promptTokens + 1 + outputTokens };
+  return { length, computed: 0, blockCount: 0, drafts, end: promptTokens + 1 + outputTokens };
 }
 
 function admitTo(rank: Rank, answer: Answer): void {
@@ -268,9 +291,9 @@ function admitTo(rank: Rank, answer: Answer): void {
   answer.computed = answer.length - 1;
 }
 
-/** The block that the next token crosses into, if any; for a new sequence all of them. */
-function grow(rank: Rank, answer: Answer): void {
-  const blocks = Math.ceil(answer.length / blockTokens);
+/** The blocks that the next token and its drafts cross into, if any; for a new sequence all of them. */
+function grow(rank: Rank, answer: Answer, drafts: number): void {
+  const blocks = Math.ceil((answer.length + drafts) / blockTokens);
   rank.freeBlocks -= Math.max(0, blocks - answer.blockCount);
   answer.blockCount = Math.max(blocks, answer.blockCount);
 }

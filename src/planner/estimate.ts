@@ -151,7 +151,7 @@ export function meanContext({ promptTokens, outputTokens }: Workload): number {
 }
 
 /** Tokens of a sequence and step: each draft counts if all before it were right too. */
-function tokensPerStep(drafts: number, accepted: number): number {
+export function tokensPerStep(drafts: number, accepted: number): number {
   let [tokens, chance] = [1, 1];
   for (let i = 0; i < drafts; i++) {
     chance *= accepted;
