@@ -5,7 +5,6 @@ import {
   assembleKernel,
   EmulatorFault,
   emitPtx,
-  emulate,
   GlobalMemory,
   goldenListing,
   type Kernel,
@@ -16,7 +15,7 @@ import {
   wgmmaCounts,
   whyNoPtxas,
 } from "../codegen/index.ts";
-import { openDevice } from "../device/index.ts";
+import { kernelRunner, openDevice } from "../device/index.ts";
 import { bf16ToF32, fromF32, quantiseBlocks, tensorOf, toF32, zeros } from "../tensor/index.ts";
 import { gemm } from "./gemm.ts";
 import { packWeights } from "./pack.ts";
@@ -25,6 +24,9 @@ import { getMnMajorTmaAlignedTensor } from "./scale-layouts.ts";
 import { randomMatrix } from "./testing.ts";
 
 const seed = Number(process.env.SEED ?? 20261124);
+const runner = kernelRunner();
+/** A broken kernel may hang a GPU. */
+const emulatorOnly = runner.onGpu ? "broken kernels run in the emulator only" : false;
 const reference = openDevice({ rung: "reference" });
 after(() => reference.close());
 
@@ -67,7 +69,7 @@ function run(
     "dense",
   );
   const { blocks, schedule, numerics = "exact" } = options;
-  emulate(kernel, { grid: [blocks, 1, 1], memory, args, schedule, numerics, stepsMax: 1e6 });
+  runner.run(kernel, { grid: [blocks, 1, 1], memory, args, schedule, numerics, stepsMax: 1e6 });
   return d.u16.slice(0, m * n);
 }
 
@@ -113,7 +115,7 @@ for (const config of configs) {
         const off = difference(got, problem.expected);
         const where = `${m} x ${n} x ${k}, seed ${seed}, ${JSON.stringify(schedule)}`;
         // Rounding to bf16 alone is 1e-6 of this measure; DeepGEMM's limit is 1e-3.
-        assert.ok(off < 1e-5, `difference ${off} at ${where}`);
+        assert.ok(off < (runner.onGpu ? 1e-3 : 1e-5), `difference ${off} at ${where}`);
       }
     }
   });
@@ -131,7 +133,9 @@ test("with 14 bits in the tensor core, promoted sums stay within DeepGEMM's limi
 });
 
 for (const config of [configs[0], configs[3]]) {
-  test(`every broken FP8 kernel (multicast ${config.multicast}) is flagged`, (t) => {
+  test(`every broken FP8 kernel (multicast ${config.multicast}) is flagged`, {
+    skip: emulatorOnly,
+  }, (t) => {
     const kernel = fp8GemmKernel(config);
     const blocks = kernel.clusterSize;
     const problem = problemOf(70, 24, 640);

@@ -4,15 +4,16 @@ import { ceilDiv, Random } from "../base/index.ts";
 import {
   assembleKernel,
   emitPtx,
-  emulate,
   GlobalMemory,
   testSchedules,
   whyNoPtxas,
 } from "../codegen/index.ts";
+import { kernelRunner } from "../device/index.ts";
 import { bf16ToF32, f32ToBf16 } from "../tensor/index.ts";
 import { type PortableConfig, portableBlock, portableGemmKernel } from "./ptx-portable.ts";
 
 const seed = Number(process.env.SEED ?? 20261124);
+const runner = kernelRunner();
 const configs: readonly PortableConfig[] = [false, true].flatMap((aTransposed) =>
   [false, true].map((bTransposed) => ({
     aTransposed,
@@ -45,7 +46,7 @@ for (const config of configs) {
           ? memory.inout("d", new Float32Array(m * n).fill(1))
           : memory.output("d", m * n * (output === "f32" ? 4 : 2));
         const grid = [ceilDiv(n, portableBlock), ceilDiv(m, portableBlock), 1] as const;
-        emulate(kernel, {
+        runner.run(kernel, {
           grid,
           memory,
           args: [atA, atB, d].map((x): number => x.address).concat(m, n, k),
