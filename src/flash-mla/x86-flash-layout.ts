@@ -112,6 +112,8 @@ interface ScratchOffsets {
   readonly visible: number;
   readonly max: number;
   readonly sum: number;
+  /** The sum of the weights as they were rounded, where they are; else as `sum`. */
+  readonly rounded: number;
   readonly factor: number;
   readonly sink: number;
   readonly lse: number;
@@ -186,12 +188,15 @@ function offsetsOf(
   };
   const vectors = rowsMax / sizes.lanes;
   const weightSteps = isDot ? spanKeys / 2 : spanKeys;
+  const [locals, rows] = [take(256), take(rowsMax * rowRecord.bytes)];
+  const [visible, max, sum] = [take(4 * rowsMax), take(4 * rowsMax), take(4 * rowsMax)];
   const offsets = {
-    locals: take(256),
-    rows: take(rowsMax * rowRecord.bytes),
-    visible: take(4 * rowsMax),
-    max: take(4 * rowsMax),
-    sum: take(4 * rowsMax),
+    locals,
+    rows,
+    visible,
+    max,
+    sum,
+    rounded: isDot ? take(4 * rowsMax) : sum,
     factor: take(4 * rowsMax),
     sink: take(4 * rowsMax),
     lse: take(4 * rowsMax),

@@ -194,6 +194,7 @@ class Program {
       asm.dec(rdx.d);
       asm.jne(slab);
       fill(shape.offsets.sum, vectors);
+      fill(shape.offsets.rounded, vectors);
       // Rows that are not there see no key.
       fill(shape.offsets.visible, vectors);
       v.fill(value, noScore);

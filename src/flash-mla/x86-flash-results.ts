@@ -79,7 +79,7 @@ function emitMaxLogits(v: VectorBuilder, shape: FlashShape, place: Mem, row: Gpr
 
 /**
  * Turns `max` into the largest score, and sets `factor` (what results are multiplied by) and `lse`,
- * for all rows: 1 / (sum + e^(sink - max)) and max + ln(sum), 0 and infinity where no key was seen.
+ * for all rows: 1 / (sum of rounded weights + e^(sink - max)) and max + ln(sum), 0 and infinity where no key was seen.
  */
 function emitFactors(v: VectorBuilder, shape: FlashShape): void {
   const { asm } = v;
@@ -87,7 +87,7 @@ function emitFactors(v: VectorBuilder, shape: FlashShape): void {
   const vector = rdx;
   asm.mov(vector, scratch);
   asm.mov(rcx.d, rowsMax / lanes);
-  const at = (name: "max" | "sum" | "factor" | "sink" | "lse"): Mem =>
+  const at = (name: "max" | "sum" | "rounded" | "factor" | "sink" | "lse"): Mem =>
     mem(vector, { disp: offsets[name] });
   const next = asm.here("factors");
   v.scope(() => {
@@ -103,7 +103,7 @@ function emitFactors(v: VectorBuilder, shape: FlashShape): void {
       v.fill(sink, 200);
       asm.vminps(factor, sink, factor);
       emitExp2(v, factor, constants);
-      asm.vaddps(factor, factor, sum);
+      asm.vaddps(factor, factor, at("rounded"));
       v.fill(sink, 1);
       asm.vdivps(factor, sink, factor);
     });

@@ -130,12 +130,13 @@ const turnKeys = 4;
 export function emitSoftmax(v: VectorBuilder, shape: FlashShape): void {
   const { asm } = v;
   const { scores, vector, count } = softmaxArguments;
-  const { max, sum, factor } = shape.offsets;
+  const { max, sum, rounded, factor } = shape.offsets;
   asm.add(count.d, turnKeys - 1);
   asm.shr(count.d, Math.log2(turnKeys));
   v.scope(() => {
     const constants = loadExp2(v);
     const [scale, minusMax, total] = v.take("softmax", 3);
+    const totalRounded = shape.isDot ? v.take("rounded") : undefined;
     v.scope(() => {
       emitLargest(v, minusMax);
       const past = v.take("past");
@@ -148,11 +149,14 @@ export function emitSoftmax(v: VectorBuilder, shape: FlashShape): void {
       emitExp2(v, past, constants);
       v.store(mem(vector, { disp: factor }), past);
       asm.vmulps(total, past, mem(vector, { disp: sum }));
+      if (totalRounded) asm.vmulps(totalRounded, past, mem(vector, { disp: rounded }));
       v.zero(past);
       asm.vsubps(minusMax, past, minusMax);
     });
-    emitWeights(v, shape, { scale, minusMax, total, constants, count, scores });
+    const registers = { scale, minusMax, total, totalRounded, constants, count, scores };
+    emitWeights(v, shape, registers);
     v.store(mem(vector, { disp: sum }), total);
+    if (totalRounded) v.store(mem(vector, { disp: rounded }), totalRounded);
   });
 }
 
@@ -186,6 +190,8 @@ interface WeightRegisters {
   readonly scale: Vec;
   readonly minusMax: Vec;
   readonly total: Vec;
+  /** The sum of rounded weights: what results are divided by, so that a common error cancels. */
+  readonly totalRounded: Vec | undefined;
   readonly constants: Exp2Constants | undefined;
   readonly count: Gpr;
   readonly scores: Gpr;
@@ -195,7 +201,7 @@ interface WeightRegisters {
 function emitWeights(v: VectorBuilder, shape: FlashShape, registers: WeightRegisters): void {
   const { asm } = v;
   const { weights } = softmaxArguments;
-  const { scale, minusMax, total, constants, count, scores } = registers;
+  const { scale, minusMax, total, totalRounded, constants, count, scores } = registers;
   v.scope(() => {
     // AVX-512 works on the keys of a turn together, AVX2 on one after the other.
     const together = v.avx512 ? turnKeys : 1;
@@ -221,6 +227,7 @@ function emitWeights(v: VectorBuilder, shape: FlashShape, registers: WeightRegis
         for (let i = 0; i < together; i += 2) {
           asm.vcvtne2ps2bf16(values[i], values[i + 1], values[i]);
           asm.vpermw(values[i], order, values[i]);
+          asm.vdpbf16ps(totalRounded!, values[i], v.u32(0x3f803f80));
           v.store(mem(weights, { disp: (i / 2) * v.vectorBytes }), values[i]);
         }
       }
