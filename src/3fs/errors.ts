@@ -23,6 +23,8 @@ export type FsErrorCode =
   | "fs-no-attribute"
   | "fs-stale-handle"
   | "fs-quota-exceeded"
+  | "fs-cross-quota"
+  | "fs-request-stale"
   | "fs-locked"
   | "fs-busy"
   | "mgmtd-not-primary"
@@ -63,6 +65,8 @@ const codes: Readonly<Record<FsErrorCode, readonly [RetryAdvice, string]>> = {
   "fs-no-attribute": ["never", "ENODATA"],
   "fs-stale-handle": ["never", "ESTALE"],
   "fs-quota-exceeded": ["never", "EDQUOT"],
+  "fs-cross-quota": ["never", "EXDEV"],
+  "fs-request-stale": ["never", "EIO"],
   "fs-locked": ["same", "EAGAIN"],
   "fs-busy": ["same", "EBUSY"],
   // Management.

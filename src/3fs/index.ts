@@ -9,6 +9,28 @@ export {
   type RoutingSource,
 } from "./client/chunk-client.ts";
 export { errnoOf, type FsErrorCode, fsError, fsErrors } from "./errors.ts";
+export { Meta, type MetaOptions } from "./meta/meta.ts";
+export type { MetaService, PageOptions } from "./meta/service.ts";
+export type {
+  At,
+  AttributeChanges,
+  Caller,
+  DirectoryEntry,
+  DirectoryPage,
+  FileKind,
+  FileLock,
+  FileStorage,
+  FileTime,
+  Inode,
+  LayoutDefaults,
+  OpenOptions,
+  Quota,
+  QuotaReport,
+  RemoveOptions,
+  RenameOptions,
+  RequestId,
+  User,
+} from "./meta/types.ts";
 export {
   type ChainMember,
   nextChain,

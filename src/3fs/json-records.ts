@@ -3,7 +3,7 @@
  * `kv`. A key is the family's name, a zero byte, and the parts in an order-preserving form.
  */
 import { assert } from "../base/index.ts";
-import { type KvEntry, prefixEnd, scan, type Transaction } from "../kv/index.ts";
+import { type KvEntry, keyAfter, prefixEnd, scan, type Transaction } from "../kv/index.ts";
 
 /** A part of a key: a non-negative safe integer, or a text (only as the last part, or without zero). */
 export type KeyPart = number | string;
@@ -31,13 +31,24 @@ function bigEndian(value: number): Uint8Array {
 }
 
 /** A value as JSON in bytes. */
-function encodeJson(value: unknown): Uint8Array {
+export function encodeJson(value: unknown): Uint8Array {
   return encoder.encode(JSON.stringify(value));
 }
 
 /** The value of such bytes. */
-function decodeJson<T>(bytes: Uint8Array): T {
+export function decodeJson<T>(bytes: Uint8Array): T {
   return JSON.parse(decoder.decode(bytes)) as T;
+}
+
+/** A record with its key. */
+export interface KeyedRecord<T> {
+  readonly key: Uint8Array;
+  readonly record: T;
+}
+
+/** The text that a family's key ends with, after `parts`. */
+export function lastText(key: Uint8Array, family: string, ...parts: readonly KeyPart[]): string {
+  return decoder.decode(key.subarray(recordKey(family, ...parts).length));
 }
 
 /** One family of records of type `T`. */
@@ -80,6 +91,47 @@ export class RecordFamily<T> {
   async isEmpty(transaction: Transaction, ...parts: readonly KeyPart[]): Promise<boolean> {
     const prefix = this.key(...parts);
     return (await transaction.getRange(prefix, prefixEnd(prefix), { limit: 1 })).length === 0;
+  }
+
+  /** Removes every record under `parts`. */
+  clearAll(transaction: Transaction, ...parts: readonly KeyPart[]): void {
+    const prefix = this.key(...parts);
+    transaction.clearRange(prefix, prefixEnd(prefix));
+  }
+
+  /** The first `limit` records under `parts`, with their keys; the commit fails if that changes. */
+  async page(
+    transaction: Transaction,
+    limit: number,
+    ...parts: readonly KeyPart[]
+  ): Promise<KeyedRecord<T>[]> {
+    const prefix = this.key(...parts);
+    const found = await transaction.getRange(prefix, prefixEnd(prefix), { limit });
+    return found.map(({ key, value }) => ({ key, record: decodeJson<T>(value) }));
+  }
+
+  /** The first `limit` records under `parts` whose last part is a text above `after`, from the snapshot. */
+  async after(
+    transaction: Transaction,
+    limit: number,
+    after: string | undefined,
+    ...parts: readonly KeyPart[]
+  ): Promise<KeyedRecord<T>[]> {
+    const prefix = this.key(...parts);
+    const begin = after === undefined ? prefix : keyAfter(this.key(...parts, after));
+    const found = await transaction.snapshotGetRange(begin, prefixEnd(prefix), { limit });
+    return found.map(({ key, value }) => ({ key, record: decodeJson<T>(value) }));
+  }
+
+  /** The same from the snapshot. */
+  async entries(
+    transaction: Transaction,
+    limit = 1e6,
+    ...parts: readonly KeyPart[]
+  ): Promise<KeyedRecord<T>[]> {
+    const prefix = this.key(...parts);
+    const found = await transaction.snapshotGetRange(prefix, prefixEnd(prefix), { limit });
+    return found.map(({ key, value }) => ({ key, record: decodeJson<T>(value) }));
   }
 
   /** All records under `parts`, from the snapshot, in the order of their keys. */

@@ -29,6 +29,8 @@ export interface PostgresOptions {
 
 interface Session {
   readonly client: pg.PoolClient;
+  /** Ends when the last query has: a connection takes one at a time. */
+  idle: Promise<unknown>;
   readonly startedMs: number;
   readonly onError: () => void;
 }
@@ -87,7 +89,8 @@ class PostgresStore implements KvStore, OptimisticBackend {
     // The server ends connections whose transaction is forgotten, and the pool needs another then.
     const onError = () => this.end(id, true);
     client.on("error", onError);
-    this.sessions.set(id, { client, startedMs: realClock.now(), onError });
+    const startedMs = realClock.now();
+    this.sessions.set(id, { client, idle: Promise.resolve(), startedMs, onError });
     try {
       await client.query("BEGIN ISOLATION LEVEL SERIALIZABLE");
     } catch (error) {
@@ -102,7 +105,7 @@ class PostgresStore implements KvStore, OptimisticBackend {
     if (!session) return;
     // Forgotten at once, so that a second release does nothing.
     this.sessions.delete(id);
-    session.client.query("ROLLBACK").then(
+    inTurn(session, () => session.client.query("ROLLBACK")).then(
       () => release(session, false),
       () => release(session, true),
     );
@@ -143,7 +146,7 @@ class PostgresStore implements KvStore, OptimisticBackend {
     const transactionId = await this.write(id, request);
     const session = this.session(id);
     try {
-      await session.client.query("COMMIT");
+      await inTurn(session, () => session.client.query("COMMIT"));
     } catch (error) {
       this.end(id, true);
       const failure = translate(error);
@@ -209,9 +212,10 @@ class PostgresStore implements KvStore, OptimisticBackend {
     text: string,
     values: unknown[],
   ): Promise<Record<string, never>[]> {
-    const { client } = this.session(id);
+    const session = this.session(id);
+    const config = { name: `${this.table}:${name}`, text, values };
     try {
-      return (await client.query({ name: `${this.table}:${name}`, text, values })).rows;
+      return (await inTurn(session, () => session.client.query(config))).rows;
     } catch (error) {
       throw translate(error);
     }
@@ -233,6 +237,13 @@ class PostgresStore implements KvStore, OptimisticBackend {
     this.sessions.delete(id);
     if (session) release(session, isBroken);
   }
+}
+
+/** Sends a query once those before it have ended. */
+function inTurn<T>(session: Session, send: () => Promise<T>): Promise<T> {
+  const turn = session.idle.then(send);
+  session.idle = turn.catch(() => undefined);
+  return turn;
 }
 
 function release({ client, onError }: Session, isBroken: boolean): void {

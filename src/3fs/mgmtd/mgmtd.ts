@@ -121,7 +121,7 @@ export class Mgmtd implements MgmtdService {
     return this.lease.primary();
   }
 
-  heartbeat(request: Heartbeat): Promise<HeartbeatReply> {
+  async heartbeat(request: Heartbeat): Promise<HeartbeatReply> {
     checkHeartbeat(request);
     return this.inTurn(async () => {
       const state = this.leading();
