@@ -8,6 +8,7 @@ export {
   type ChunkPart,
   type RoutingSource,
 } from "./client/chunk-client.ts";
+export { type FileBody, FileClient } from "./client/file-client.ts";
 export { errnoOf, type FsErrorCode, fsError, fsErrors } from "./errors.ts";
 export { Meta, type MetaOptions } from "./meta/meta.ts";
 export type { MetaService, PageOptions } from "./meta/service.ts";

@@ -8,8 +8,8 @@ import { CallContext } from "../../transport/index.ts";
 import { fsError } from "../errors.ts";
 import type { Routing } from "../routing.ts";
 import type { ChunkChange } from "../storage/engine.ts";
-import type { ReadAnswer, StorageApi, UpdateAnswer } from "../storage/types.ts";
-import type { ChainId, ChunkId, NodeId, TargetId } from "../types.ts";
+import type { ChunkInfo, ReadAnswer, StorageApi, UpdateAnswer } from "../storage/types.ts";
+import type { ChainId, ChunkId, InodeId, NodeId, TargetId } from "../types.ts";
 
 /** Where a client learns who serves what. */
 export interface RoutingSource {
@@ -124,6 +124,26 @@ export class ChunkClient {
       if ((error as BaleenError).code === "storage-chunk-not-found") return undefined;
       throw error;
     }
+  }
+
+  /** The chunks of a file that lie on a chain, as its tail has them. Throws `fs-unavailable`. */
+  async list(chainId: ChainId, inode: InodeId): Promise<readonly ChunkInfo[]> {
+    return this.insist(`listing chunks of file ${inode}`, async (context) => {
+      const routing = this.options.routing.current();
+      const { version: chainVersion } = routing.chain(chainId);
+      const tail = routing.readers(chainId).at(-1);
+      if (tail === undefined) throw noneServes(chainId);
+      const address = { chainId, chainVersion, targetId: tail.targetId, inode, limit: 10_000 };
+      const peer = this.peerOf(tail.targetId, routing);
+      const chunks: ChunkInfo[] = [];
+      let from: string | undefined;
+      do {
+        const page = await peer.list({ ...address, ...(from !== undefined && { from }) }, context);
+        chunks.push(...page.chunks);
+        from = page.next;
+      } while (from !== undefined);
+      return chunks;
+    });
   }
 
   private peerOf(targetId: TargetId, routing: Routing): StorageApi {

@@ -250,8 +250,14 @@ test("channels are remembered and handed on", async () => {
   const other = new SimulatedMedium(new VirtualClock(), new Random(seed)).open();
   const successor = await ChunkEngine.open(other.disk, other.store);
   await successor.adoptChannels(again.allChannels());
-  await successor.adoptChannels([["9.2", { seq: 3, version: 9 }]]);
+  const older: [string, { seq: number; version: number }][] = [["9.2", { seq: 3, version: 9 }]];
+  await successor.adoptChannels(older, new Set(["9.2"]));
   assert.deepEqual(successor.channel(tag), { seq: 7, version: 1 });
+  await successor.adoptChannels(older);
+  assert.deepEqual(successor.channel(tag), { seq: 3, version: 9 });
+  await successor.adoptChannels([]);
+  const after = await ChunkEngine.open(other.disk, other.store);
+  assert.deepEqual([successor.channel(tag), after.allChannels()], [undefined, []]);
 });
 
 test("the allocator gives each block once, the lowest first, within its capacity", () => {

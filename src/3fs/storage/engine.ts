@@ -146,12 +146,27 @@ export class ChunkEngine {
     return [...this.channels];
   }
 
-  /** Takes over what a predecessor knows of channels; durable when it resolves. */
-  async adoptChannels(states: readonly (readonly [string, ChannelState])[]): Promise<void> {
-    const commits = states
-      .filter(([key, { seq }]) => seq > (this.channels.get(key)?.seq ?? -1))
-      .map(([key, state]) => this.noteChannel(key, state));
-    await this.guarded(Promise.all(commits));
+  /**
+   * Knows of channels what a predecessor does, no more and no less, except for those in `fresh`, which it
+   * heard of meanwhile; durable when it resolves. What only this target knew of was never committed.
+   */
+  async adoptChannels(
+    states: readonly (readonly [string, ChannelState])[],
+    fresh: ReadonlySet<string> = new Set(),
+  ): Promise<void> {
+    const theirs = new Map(states);
+    const waits: Promise<void>[] = [];
+    for (const key of this.channels.keys()) {
+      if (theirs.has(key) || fresh.has(key)) continue;
+      this.channels.delete(key);
+      waits.push(this.committer.submit(channelPrefix + key, () => undefined, false));
+    }
+    for (const [key, state] of theirs) {
+      const seq = this.channels.get(key)?.seq ?? -1;
+      const isNews = fresh.has(key) ? state.seq > seq : state.seq !== seq;
+      if (isNews) waits.push(this.noteChannel(key, state));
+    }
+    await this.guarded(Promise.all(waits));
   }
 
   /**
@@ -424,7 +439,8 @@ export class ChunkEngine {
   }
 }
 
-function channelKey({ clientId, channel }: UpdateTag): string {
+/** The key of a channel in a target's memory. */
+export function channelKey({ clientId, channel }: UpdateTag): string {
   return `${clientId}.${channel}`;
 }
 

@@ -5,99 +5,19 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { BaleenError, Random, realClock } from "../../base/index.ts";
-import {
-  CallContext,
-  ConnectionPool,
-  handlerOf,
-  listen,
-  type RpcServer,
-  remote,
-  served,
-} from "../../transport/index.ts";
-import { ChunkClient } from "../client/chunk-client.ts";
-import { Routing } from "../routing.ts";
-import type { ChainTarget, RoutingInfo } from "../types.ts";
+import { CallContext } from "../../transport/index.ts";
 import { ChunkEngine } from "./engine.ts";
 import { openFileDisk } from "./file-disk.ts";
 import { openLmdbStore } from "./lmdb-store.ts";
 import { StorageNode } from "./node.ts";
 import { digestOf } from "./records.ts";
 import { SimulatedMedium } from "./simulated-disk.ts";
-import { storageService } from "./types.ts";
+import { Cluster, routingOf, serving } from "./testing/cluster.ts";
 
 const seed = Number(process.env.SEED ?? Date.now() % 1e6);
 const folder = mkdtempSync(join(tmpdir(), "baleen-chain-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
 const chunkBytes = 1 << 20;
-const forEver = Number.POSITIVE_INFINITY;
-
-function routingOf(version: number, targets: readonly ChainTarget[]): RoutingInfo {
-  return {
-    version,
-    nodes: [],
-    targets: targets.map(({ targetId, state }) => ({
-      ...{ targetId, nodeId: targetId, diskIndex: 0, chainId: 1, publicState: state },
-      ...{ localState: "online", usedBytes: 0, freeBytes: 0 },
-    })),
-    chains: [{ chainId: 1, version, targets, preferredOrder: [] }],
-    chainTables: [],
-  };
-}
-
-const serving = (targetId: number): ChainTarget => ({ targetId, state: "serving" });
-
-/** Nodes with one target each, on sockets; states are moved by hand. */
-class Cluster {
-  readonly nodes = new Map<number, StorageNode>();
-  readonly engines = new Map<number, ChunkEngine>();
-  readonly client: ChunkClient;
-  private routing: Routing;
-  private readonly servers: RpcServer[] = [];
-  private readonly pool = new ConnectionPool();
-  private readonly addresses = new Map<number, string>();
-
-  constructor() {
-    this.routing = new Routing(routingOf(1, []));
-    this.client = new ChunkClient({
-      ...{ clientId: 1, random: new Random(seed), totalMs: 3000, tryMs: 1000 },
-      routing: { current: () => this.routing, refresh: async () => {} },
-      peerOf: (nodeId) => this.peerOf(nodeId),
-    });
-  }
-
-  peerOf(nodeId: number) {
-    const caller = this.pool.callerOf(this.addresses.get(nodeId)!);
-    return remote(storageService, caller, { deadlineMs: 1000 });
-  }
-
-  async add(nodeId: number, engine: ChunkEngine): Promise<void> {
-    const peerOf = (peer: number) => this.peerOf(peer);
-    const engines = new Map([[nodeId, engine]]);
-    const node = new StorageNode({ nodeId, engines, peerOf, generation: 1 });
-    const handler = handlerOf(served(storageService, node));
-    const server = await listen(`unix://${folder}/${nodeId}-${this.servers.length}.sock`, {
-      handler,
-    });
-    node.extendLease(forEver);
-    this.servers.push(server);
-    this.addresses.set(nodeId, server.address);
-    this.nodes.set(nodeId, node);
-    this.engines.set(nodeId, engine);
-  }
-
-  route(version: number, ...targets: readonly ChainTarget[]): void {
-    const info = routingOf(version, targets);
-    this.routing = new Routing(info);
-    for (const node of this.nodes.values()) node.setRouting(info);
-  }
-
-  async close(): Promise<void> {
-    for (const node of this.nodes.values()) node.close();
-    this.pool.close();
-    for (const server of this.servers) await server.close();
-    for (const engine of this.engines.values()) await engine.close();
-  }
-}
 
 function newMedium(): SimulatedMedium {
   return new SimulatedMedium(realClock, new Random(seed));
@@ -116,7 +36,7 @@ function randomBytes(bytes: number): Uint8Array {
 const chunk = { inode: 3, index: 0 };
 
 test("a write is on every replica's files when it is answered, and any replica reads it", async () => {
-  const cluster = new Cluster();
+  const cluster = new Cluster(folder, seed);
   for (const id of [1, 2, 3]) {
     const path = join(folder, `disk-${id}`);
     await cluster.add(
@@ -124,7 +44,7 @@ test("a write is on every replica's files when it is answered, and any replica r
       await ChunkEngine.open(openFileDisk(path), openLmdbStore(join(path, "records"))),
     );
   }
-  cluster.route(2, serving(1), serving(2), serving(3));
+  cluster.route(2, [serving(1), serving(2), serving(3)]);
   const data = randomBytes(300_000);
   await cluster.client.update(1, chunk, chunkBytes, { kind: "write", offset: 0, data });
   const more = { kind: "write", offset: 300_000, data: data.subarray(0, 5000) } as const;
@@ -151,10 +71,10 @@ test("a write is on every replica's files when it is answered, and any replica r
 });
 
 test("a damaged replica is passed over by reads, and repaired from another", async () => {
-  const cluster = new Cluster();
+  const cluster = new Cluster(folder, seed);
   const media = [newMedium(), newMedium()];
   for (const id of [1, 2]) await cluster.add(id, await engineOn(media[id - 1]));
-  cluster.route(2, serving(1), serving(2));
+  cluster.route(2, [serving(1), serving(2)]);
   const data = randomBytes(50_000);
   await cluster.client.update(1, chunk, chunkBytes, { kind: "write", offset: 0, data });
   for (let i = 0; i < 20; i++) media[0].flipBit();
@@ -170,10 +90,10 @@ test("a damaged replica is passed over by reads, and repaired from another", asy
 });
 
 test("a successor without room fails the write everywhere, and the chunk stays as it was", async () => {
-  const cluster = new Cluster();
+  const cluster = new Cluster(folder, seed);
   const media = [newMedium(), newMedium(), newMedium()];
   for (const id of [1, 2, 3]) await cluster.add(id, await engineOn(media[id - 1]));
-  cluster.route(2, serving(1), serving(2), serving(3));
+  cluster.route(2, [serving(1), serving(2), serving(3)]);
   const data = randomBytes(20_000);
   await cluster.client.update(1, chunk, chunkBytes, { kind: "write", offset: 0, data });
   const { faults } = media[2];
@@ -195,9 +115,9 @@ test("a successor without room fails the write everywhere, and the chunk stays a
 });
 
 test("an update that is sent twice happens once; earlier ones and other channels' are told apart", async () => {
-  const cluster = new Cluster();
+  const cluster = new Cluster(folder, seed);
   for (const id of [1, 2]) await cluster.add(id, await engineOn(newMedium()));
-  cluster.route(2, serving(1), serving(2));
+  cluster.route(2, [serving(1), serving(2)]);
   const head = cluster.peerOf(1);
   const update = (seq: number, fill: number, offset: number) => ({
     ...{ chainId: 1, chainVersion: 2, targetId: 1, chunk, chunkBytes },
@@ -222,21 +142,21 @@ test("an update that is sent twice happens once; earlier ones and other channels
 });
 
 test("a target that comes back is filled with what it lacks, rid of what it should not have, then told", async () => {
-  const cluster = new Cluster();
+  const cluster = new Cluster(folder, seed);
   for (const id of [1, 2]) await cluster.add(id, await engineOn(newMedium()));
-  cluster.route(2, serving(1), serving(2));
+  cluster.route(2, [serving(1), serving(2)]);
   const write = (index: number, bytes: number) => {
     const change = { kind: "write", offset: 0, data: randomBytes(bytes) } as const;
     return cluster.client.update(1, { inode: 3, index }, chunkBytes, change);
   };
   for (let index = 0; index < 30; index++) await write(index, 100 + index);
-  cluster.route(3, serving(1), { targetId: 2, state: "offline" });
+  cluster.route(3, [serving(1), { targetId: 2, state: "offline" }]);
   for (let index = 0; index < 10; index++) await write(index, 5000);
   for (let index = 10; index < 15; index++) {
     await cluster.client.update(1, { inode: 3, index }, chunkBytes, { kind: "remove" });
   }
   await write(40, 70_000);
-  cluster.route(4, serving(1), { targetId: 2, state: "syncing" });
+  cluster.route(4, [serving(1), { targetId: 2, state: "syncing" }]);
   const during = [write(3, 9000), write(41, 100)];
   const stateOf = async () => (await cluster.nodes.get(2)!.status())[0].localState;
   for (let i = 0; i < 200 && (await stateOf()) !== "uptodate"; i++) await sleep(10);
@@ -259,9 +179,9 @@ test("a target that comes back is filled with what it lacks, rid of what it shou
 });
 
 test("late and doubled copies of what a predecessor sent are void", async () => {
-  const cluster = new Cluster();
+  const cluster = new Cluster(folder, seed);
   for (const id of [1, 2]) await cluster.add(id, await engineOn(newMedium()));
-  cluster.route(2, serving(1), serving(2));
+  cluster.route(2, [serving(1), serving(2)]);
   const write = (fill: number) => ({
     ...{ kind: "write" as const, offset: 0, data: new Uint8Array(100).fill(fill) },
   });
@@ -287,9 +207,9 @@ test("late and doubled copies of what a predecessor sent are void", async () => 
 });
 
 test("without a lease, with an old chain, or to the wrong target nothing is served", async () => {
-  const cluster = new Cluster();
+  const cluster = new Cluster(folder, seed);
   for (const id of [1, 2]) await cluster.add(id, await engineOn(newMedium()));
-  cluster.route(2, serving(1), serving(2));
+  cluster.route(2, [serving(1), serving(2)]);
   const address = { chainId: 1, chainVersion: 2, targetId: 1 };
   const read = { ...address, chunk, offset: 0, length: 1 };
   const tag = { clientId: 1, channel: 0, seq: 1 };
@@ -330,7 +250,7 @@ test("without a lease, with an old chain, or to the wrong target nothing is serv
     peerOf: () => peer,
     generation: 1,
   });
-  silent.setRouting(routingOf(2, [serving(1)]));
+  silent.setRouting(routingOf(2, [[serving(1)]]));
   await assert.rejects(silent.read(read), { code: "storage-not-serving" });
   silent.extendLease(performance.now() + 40);
   await assert.rejects(silent.read(read), { code: "storage-chunk-not-found" });

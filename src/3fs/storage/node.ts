@@ -23,7 +23,13 @@ import type {
   TargetId,
 } from "../types.ts";
 import { checkAddress, checkForward, checkList, checkRead, checkUpdate } from "./checks.ts";
-import type { ChannelState, ChunkChange, ChunkEngine, Staging } from "./engine.ts";
+import {
+  type ChannelState,
+  type ChunkChange,
+  type ChunkEngine,
+  channelKey,
+  type Staging,
+} from "./engine.ts";
 import { KeyedLock } from "./lock.ts";
 import {
   type ChunkRecord,
@@ -89,6 +95,8 @@ export interface Target {
   readonly busy: Map<string, number>;
   /** By chunk: the order of the newest thing that came from a predecessor. */
   readonly orders: Map<string, readonly number[]>;
+  /** Channels that a predecessor's updates named since the chain is as it is. */
+  readonly fresh: Set<string>;
   /** Listings that are being paged through, by number. */
   readonly listings: Map<number, readonly Readonly<ChunkRecord>[]>;
   /** Chunks that the filling has seen, and how many there are. */
@@ -120,8 +128,8 @@ export class StorageNode implements StorageApi {
           ...{
             busy: new Map(),
             orders: new Map(),
+            fresh: new Set(),
             listings: new Map(),
-            filling: -1,
             progress: undefined,
           },
         },
@@ -212,7 +220,7 @@ export class StorageNode implements StorageApi {
     checkUpdate(request);
     const { target } = this.head(request);
     const { chunk, tag } = request;
-    const channel = `${tag.clientId}.${tag.channel}`;
+    const channel = channelKey(tag);
     const under = target.busy.get(channel);
     if (under !== undefined && under !== tag.seq) {
       const words = `channel ${channel} has update ${under} under way`;
@@ -257,7 +265,7 @@ export class StorageNode implements StorageApi {
   async syncDone(request: SyncDoneRequest): Promise<void> {
     checkAddress(request);
     const { target } = this.member(request);
-    await target.engine.adoptChannels(request.channels);
+    await target.engine.adoptChannels(request.channels, target.fresh);
     // The chain may have changed meanwhile, and with it who fills this target.
     const { state } = this.member(request);
     if (state === "syncing") target.localState = "uptodate";
@@ -326,6 +334,7 @@ export class StorageNode implements StorageApi {
     }
     const isTail = this.successorOf(chain, target.targetId) === undefined;
     const last = request.tag && engine.channel(request.tag);
+    if (request.tag !== undefined) target.fresh.add(channelKey(request.tag));
     await engine.stage({
       ...{ chunk, chunkBytes: request.chunkBytes, version, chainVersion: request.madeIn, change },
       ...(request.tag !== undefined && { tag: request.tag }),
@@ -483,6 +492,7 @@ export class StorageNode implements StorageApi {
     const chain = this.known().chain(info.chainId);
     if (chain.version === target.chainVersion) return;
     target.chainVersion = chain.version;
+    target.fresh.clear();
     const state = chain.targets.find(({ targetId }) => targetId === target.targetId)?.state;
     if (state === "serving") target.localState = "uptodate";
     else target.localState = "online";

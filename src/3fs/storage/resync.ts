@@ -68,8 +68,10 @@ async function fillSuccessor(
   };
   try {
     await Promise.all(Array.from({ length: atOnce }, lane));
-    const channels = target.engine.allChannels();
-    await insist(node, chain, () => peer.syncDone({ ...address, channels }));
+    await insist(node, chain, () => {
+      const channels = target.engine.allChannels();
+      return peer.syncDone({ ...address, channels });
+    });
   } finally {
     target.progress = undefined;
   }
