@@ -42,6 +42,7 @@ export { fp8MqaLogits, fp8PagedMqaLogits, getPagedMqaLogitsMetadata } from "./mq
 export type { GroupedWeights, Weights } from "./operands.ts";
 export { packWeights } from "./pack.ts";
 export { type Bf16Addresses, type Bf16Config, bf16Arguments, bf16GemmKernel } from "./ptx-bf16.ts";
+export { type CastConfig, castKernel, castLaunch } from "./ptx-cast.ts";
 export {
   type Fp8Addresses,
   type Fp8Config,

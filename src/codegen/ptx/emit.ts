@@ -131,7 +131,8 @@ function needs(kernel: Kernel): { version: number; target: string } {
     const { version: own } = ops[node.kind] as unknown as Op<NodeKind>;
     if (own) atLeast(own(node.attr));
     if (node.kind === "Alu" && (node as Node<"Alu">).attr.fn.includes("e4m3")) {
-      atLeast(80, "sm_90");
+      // FP8 came with Ada, in PTX 8.1 (for Hopper in 8.0, but one text serves both).
+      atLeast(81, target === "sm_80" ? "sm_89" : undefined);
     }
   });
   return { version, target };

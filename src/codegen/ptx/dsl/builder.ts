@@ -386,6 +386,20 @@ export class Builder {
     return new Pred(this, d);
   }
 
+  /** A bit for each lane of the warp where the condition holds. */
+  ballot(condition: Pred): U32 {
+    const d = this.register("u32");
+    this.node("Vote", { mode: "ballot" }, [d], [condition.operand]);
+    return new U32(this, d);
+  }
+
+  /** Sum, minimum, maximum or union of an integer over the warp. */
+  reduceInteger(value: U32, fn: Attributes["Redux"]["fn"]): U32 {
+    const d = this.register("u32");
+    this.node("Redux", { fn }, [d], [value.operand]);
+    return new U32(this, d);
+  }
+
   syncWarp(): void {
     this.node("SyncWarp", {});
   }
@@ -511,6 +525,11 @@ export class Builder {
   /** Two float32 rounded to bf16, `low` in the low half. */
   packBf16(low: F32, high: F32): U32 {
     return new U32(this, this.alu("cvt.bf16x2.f32", high.operand, low.operand));
+  }
+
+  /** Two float32 rounded to e4m3, saturated, in the low 16 bits; `low` in the lowest 8. */
+  packE4m3(low: F32, high: F32): U32 {
+    return new U32(this, this.alu("cvt.e4m3x2.f32", high.operand, low.operand));
   }
 
   /** Writes four 8 x 8 matrices of halves from fragments; each lane gives the address of a row. */

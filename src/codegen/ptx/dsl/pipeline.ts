@@ -42,6 +42,13 @@ export class Barriers {
     }
   }
 
+  /** One thread ends their lives; their memory may then serve otherwise. */
+  invalidate(): void {
+    for (let i = 0; i < this.length; i++) {
+      this.k.node("MbarInval", {}, [], [this.at(i).operand]);
+    }
+  }
+
   /** Waits until the phase of this parity is complete. */
   wait(index: U32Like, parity: U32Like): void {
     const scope = this.k.clusterSize > 1 ? "cluster" : "cta";

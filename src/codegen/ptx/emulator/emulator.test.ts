@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { type Builder, type KernelOptions, stageKernel } from "../dsl/builder.ts";
 import { Barriers, initBarriers } from "../dsl/pipeline.ts";
 import { SharedTile, TensorMap } from "../dsl/tile.ts";
+import type { U32 } from "../dsl/values.ts";
 import { Accumulator, startProduct, waitProducts } from "../dsl/warpgroup.ts";
 import { EmulatorFault } from "./fault.ts";
 import { emulate, type Launch } from "./machine.ts";
@@ -57,6 +58,93 @@ test("lanes that take both sides of branches and leave loops at different times"
     return sum;
   });
   assert.deepEqual([...output.u32], expected);
+});
+
+/** What each lane writes. */
+function wordsOf(body: (k: Builder) => readonly U32[]): number[][] {
+  let count = 0;
+  const kernel = stageKernel("words", { threads: 32 }, (k) => {
+    const out = k.paramPointer("out");
+    const words = body(k);
+    count = words.length;
+    words.forEach((word, i) => {
+      k.store("global", out.at(k.lane.add(32 * i), 4), [word]);
+    });
+  });
+  const memory = new GlobalMemory();
+  const output = memory.output("out", 128 * count);
+  emulate(kernel, { grid: [1, 1, 1], memory, args: [output.address] });
+  return Array.from({ length: count }, (_, i) => [...output.u32.subarray(32 * i, 32 * i + 32)]);
+}
+
+test("values cross the lanes of a warp", () => {
+  const lanes = Array.from({ length: 32 }, (_, lane) => lane);
+  const odd = 0xaaaaaaaa;
+  assert.deepEqual(
+    wordsOf((k) => [
+      k.shuffle(k.lane, 5),
+      k.shuffle(k.lane, 3, "bfly"),
+      k.shuffle(k.lane, 1, "up"),
+      k.shuffle(k.lane, 1, "down"),
+      k.ballot(k.lane.and(1).eq(1)),
+      k.any(k.lane.eq(40)).select(k.u32(1), k.u32(0)),
+      k.reduceInteger(k.lane, "add"),
+      k.reduceInteger(k.lane.add(3), "min"),
+      k.reduceInteger(k.lane, "max"),
+      k.reduceInteger(k.lane.shl(2), "or"),
+    ]),
+    [
+      lanes.map(() => 5),
+      lanes.map((lane) => lane ^ 3),
+      lanes.map((lane) => Math.max(0, lane - 1)),
+      lanes.map((lane) => Math.min(31, lane + 1)),
+      lanes.map(() => odd),
+      lanes.map(() => 0),
+      lanes.map(() => 496),
+      lanes.map(() => 3),
+      lanes.map(() => 31),
+      lanes.map(() => 124),
+    ],
+  );
+});
+
+test("integers wrap, shift and divide as the hardware's do", () => {
+  const values = wordsOf((k) => {
+    const big = k.lane.xor(k.lane).add(0xfffffff0);
+    const zero = k.lane.xor(k.lane);
+    return [
+      big.add(0x20),
+      zero.sub(1),
+      big.mul(big),
+      big.div(7),
+      big.rem(7),
+      big.shr(zero.add(32)),
+      big.mad(3, 5),
+      big.isNegative().select(k.u32(1), k.u32(2)),
+      big.toF32().asU32(),
+    ];
+  });
+  const float = new Uint32Array(Float32Array.of(0xfffffff0).buffer)[0];
+  assert.deepEqual(
+    values.map(([first]) => first),
+    [0x10, 0xffffffff, 256, 613566754, 2, 0, 0xffffffd5, 1, float],
+  );
+});
+
+test("a trap ends the launch, and an invalidated barrier's memory serves otherwise", () => {
+  const trapped = faultOf({ threads: 32 }, (k) => k.if(k.lane.eq(3), () => k.trap()));
+  assert.equal(trapped?.code, "trap");
+  const reuse = (invalidate: boolean) =>
+    faultOf({ threads: 32 }, (k) => {
+      const barrier = new Barriers(k, 1, 1);
+      initBarriers(k, [barrier]);
+      k.firstThread(() => {
+        if (invalidate) barrier.invalidate();
+        k.store("shared", barrier.at(0), [k.u32(1)]);
+      });
+    });
+  assert.equal(reuse(true), undefined);
+  assert.equal(reuse(false)?.code, "mbarrier-misuse");
 });
 
 test("a deadlock names what each warp waits for, and the line of TypeScript", () => {

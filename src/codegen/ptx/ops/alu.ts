@@ -1,5 +1,5 @@
 /** @file Arithmetic: one row for each function, with its PTX and what one lane computes. */
-import { f8e4m3ToF32, f32ToBf16, f32ToF8e4m3 } from "../../../tensor/index.ts";
+import { f32ToBf16, f32ToF8e4m3 } from "../../../tensor/index.ts";
 import type { Warp } from "../emulator/warp.ts";
 import { type Op, type Step, signature } from "./op.ts";
 
@@ -96,7 +96,6 @@ export const aluRows: Readonly<Record<string, AluRow>> = {
     "cvt.rn.satfinite.e4m3x2.f32",
     (a, b) => (f32ToF8e4m3(a) << 8) | f32ToF8e4m3(b),
   ),
-  "cvt.f32.e4m3": row("f<u", "", (a) => f8e4m3ToF32(a & 0xff)),
   "and.pred": row("p<pp", "and.pred", (a, b) => a & b),
   "or.pred": row("p<pp", "or.pred", (a, b) => a | b),
   "not.pred": row("p<p", "not.pred", (a) => 1 - a),
@@ -186,14 +185,6 @@ export const Alu: Op<"Alu"> = {
       e.line(".reg .b16 %h;");
       e.line(`cvt.rn.satfinite.e4m3x2.f32 %h, ${s[0]}, ${s[1]};`);
       e.line(`cvt.u32.u16 ${d}, %h;`);
-      e.line("}");
-    } else if (fn === "cvt.f32.e4m3") {
-      e.line("{");
-      e.line(".reg .b16 %h, %g; .reg .b32 %w;");
-      e.line(`cvt.u16.u32 %h, ${s[0]};`);
-      e.line("cvt.rn.f16x2.e4m3x2 %w, %h;");
-      e.line("mov.b32 {%h, %g}, %w;");
-      e.line(`cvt.f32.f16 ${d}, %h;`);
       e.line("}");
     } else e.line(`${aluRows[fn].ptx} ${d}, ${s.join(", ")};`);
   },

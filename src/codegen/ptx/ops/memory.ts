@@ -43,10 +43,13 @@ function observe(warp: Warp, key: string, order: Ordering, scope: Scope): void {
 function locate(step: Step, warp: Warp, l: number, bytes: number) {
   const { space, offset = 0 } = step.attr as Partial<MemoryAttributes>;
   const low = warp.u32[step.s[0] + l] + offset;
-  const place =
+  const place: { region: Region; offset: number; cta?: Warp["cta"] } =
     space !== "global"
       ? warp.sharedAt(low, bytes)
       : warp.globalAt(low, warp.u32[step.s[0] + 32 + l], bytes);
+  if (place.cta?.mbarriers.has(place.offset & -8)) {
+    warp.fault("mbarrier-misuse", `offset ${place.offset} of shared memory is a live mbarrier`);
+  }
   if (place.offset % bytes !== 0)
     warp.fault("misaligned", `${bytes} bytes at offset ${place.offset}`);
   return place;
