@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { ceilDiv, Random } from "../base/index.ts";
 import { type Device, measureReadRate, openDevice, timeRuns } from "../device/index.ts";
 import { columnsOf, type Tensor, zeros } from "../tensor/index.ts";
+import { Gate } from "./gate.ts";
 import {
   adamStep,
   addRows,
@@ -15,6 +16,7 @@ import {
   gatherRows,
   rmsNorm,
   rotate,
+  routeTokens,
   type Sink,
   softmaxCrossEntropy,
   swiglu,
@@ -112,6 +114,32 @@ function* linesOf(device: Device, rows: number, hidden: number): Generator<Line>
   yield { name: "rotate", bytes: 8 * q.data.length, run: () => rotate(device, rotation) };
 }
 
+/** DeepSeek-V3's gate, beside the plain TypeScript that decides where machine code can't. */
+function* gateLines(device: Device, tokens: number): Generator<Line> {
+  const [numExperts, topK] = [256, 8];
+  const config = {
+    numExperts,
+    topK,
+    numGroups: 8,
+    topkGroups: 4,
+    scoring: "sigmoid",
+    groupScore: "top2-sum",
+    normalise: true,
+    scale: 2.5,
+    correctionBias: { ...matrix(device, 1, numExperts), shape: [numExperts] },
+  } as const;
+  const ids = zeros("i32", [tokens, topK], device.allocate);
+  const weights = zeros("f32", [tokens, topK], device.allocate);
+  const call = { config, logits: matrix(device, tokens, numExperts), tokens, ids, weights };
+  const bytes = 4 * tokens * (numExperts + 2 * topK);
+  yield { name: "routeTokens", bytes, run: () => routeTokens(device, call) };
+  const gate = new Gate(config);
+  const run = (): void => {
+    for (let t = 0; t < tokens; t++) gate.route(call, t);
+  };
+  yield { name: "without kernel", bytes, run };
+}
+
 /** What only training needs. */
 function* trainingLines(device: Device, rows: number, classes: number): Generator<Line> {
   const logits = matrix(device, rows, classes);
@@ -150,7 +178,11 @@ export function benchElementwise(isLarge: boolean, print: (line: string) => void
         [1, 2048],
       ]
     : [[5, 96]]) {
-    const lines = [linesOf(device, rows, hidden), trainingLines(device, rows, 16 * hidden)];
+    const lines = [
+      linesOf(device, rows, hidden),
+      gateLines(device, rows),
+      trainingLines(device, rows, 16 * hidden),
+    ];
     for (const { name, bytes, run } of lines.flatMap((part) => [...part])) {
       const calls = Math.max(1, Math.floor((isLarge ? 2 ** 22 : 1) / bytes));
       const { threadCpuUs } = timeRuns(run, { runs, calls });

@@ -16,10 +16,12 @@ import {
   checkVector,
 } from "./checks.ts";
 import { checkCrossEntropy } from "./cross-entropy.ts";
+import { checkRouting, type Routing } from "./gate.ts";
 import * as reference from "./reference.ts";
 import type { AdamStep, Combination, CrossEntropy, Rotation, Sink } from "./types.ts";
 import * as x86 from "./x86.ts";
 
+export type { GateConfig, Routing } from "./gate.ts";
 export type { AdamStep, Combination, CrossEntropy, Rotation, Sink } from "./types.ts";
 
 /**
@@ -151,10 +153,22 @@ export function adamStep(device: Device, call: AdamStep): void {
  * scale (softmax(logits) - 1 at the target). Sums are float64; on machine code, a logit less the
  * row's maximum is rounded to float32 and its exponential is within 1 ulp, the same on every
  * instruction set. A NaN or positive infinity in a row makes its loss and gradient NaN. Rows whose
- * target is `ignoreTarget` get zeros.
+ * target is `ignoreTarget` get zeros. Not for recordings: it reads what its kernel wrote.
  */
 export function softmaxCrossEntropy(device: Device, call: CrossEntropy): void {
   checkCrossEntropy(call);
   if (device.rung === "reference") reference.softmaxCrossEntropy(call);
   else x86.softmaxCrossEntropy(device, call);
+}
+
+/**
+ * Chooses each token's experts: scores of the logits, groups ranked and dropped, the best `topK` of
+ * the biased scores (best first, ties to the lower id), weights from the unbiased ones. All rungs give
+ * the same bits: tokens of which machine code can't be sure are computed as the reference does. Not
+ * for recordings: it reads what its kernel wrote.
+ */
+export function routeTokens(device: Device, call: Routing): void {
+  checkRouting(call);
+  if (device.rung === "reference") reference.routeTokens(call);
+  else x86.routeTokens(device, call);
 }

@@ -17,6 +17,7 @@ import {
 import { adamFactors } from "./adam.ts";
 import { firstStep, groupColumns } from "./checks.ts";
 import { finishRow, targetLogits } from "./cross-entropy.ts";
+import { Gate, type Routing } from "./gate.ts";
 import type { AdamStep, Combination, CrossEntropy, Rotation, Sink } from "./types.ts";
 
 const { fround } = Math;
@@ -202,4 +203,10 @@ export function softmaxCrossEntropy(call: CrossEntropy): void {
     }
     finishRow(call, r, atTargets[r], max, sum);
   }
+}
+
+/** See `routeTokens` of the door. */
+export function routeTokens(call: Routing): void {
+  const gate = new Gate(call.config);
+  for (let t = 0; t < call.tokens; t++) gate.route(call, t);
 }

@@ -7,9 +7,12 @@ import { bytesPerElement, type Tensor, zeros } from "../tensor/index.ts";
 import { adamFactors } from "./adam.ts";
 import { firstStep } from "./checks.ts";
 import { finishRow, targetLogits } from "./cross-entropy.ts";
+import { Gate, type Routing } from "./gate.ts";
+import * as reference from "./reference.ts";
 import type { AdamStep, Combination, CrossEntropy, Rotation, Sink } from "./types.ts";
 import { adamArguments, adamFactorNames, emitAdam } from "./x86-adam.ts";
 import { CrossEntropyRow, lossBytes } from "./x86-cross-entropy.ts";
+import { emitGate, gateArguments, gateFits, gateScratchBytes } from "./x86-gate.ts";
 import { add, Combine, copy, RmsNorm, swiglu as swigluOperation, widen } from "./x86-operations.ts";
 import {
   emitGather,
@@ -285,15 +288,55 @@ export function adamStep(device: Device, call: AdamStep): void {
   launch(device, kernel, count, 1);
 }
 
-/** See `softmaxCrossEntropy` of the door. */
-export function softmaxCrossEntropy(device: Device, call: CrossEntropy): void {
-  const { logits, rows, gradient, scale = 1 } = call;
+/** Memory for what a kernel finds out, of at least `words` floats. */
+function resultsOf(device: Device, words: number): Tensor<"f32"> {
   const workshop = workshopOf(device);
-  const words = (rows * lossBytes) / 4;
   if (workshop.results.data.length < words) {
     workshop.results = zeros("f32", [2 * words], device.allocate);
   }
-  const { args, results } = workshop;
+  return workshop.results;
+}
+
+/** See `routeTokens` of the door. */
+export function routeTokens(device: Device, call: Routing): void {
+  const { config, logits, tokens, ids, weights } = call;
+  if (tokens === 0) return;
+  if (!gateFits(config) || device.scratchBytes < gateScratchBytes(config)) {
+    reference.routeTokens(call);
+    return;
+  }
+  const { numExperts, topK, numGroups, topkGroups, scoring, groupScore, correctionBias } = config;
+  const sizes = `${numExperts} ${topK} ${numGroups} ${topkGroups} ${config.scale}`;
+  const words = `${scoring} ${groupScore} ${config.normalise ? "normalised" : "as is"}`;
+  const key = `gate ${sizes} ${words} ${correctionBias ? "biased" : "plain"}`;
+  const kernel = kernelOf(device, key, () => emitGate(config, device.isa!));
+  const { args } = workshopOf(device);
+  const marks = resultsOf(device, tokens);
+  const at = gateArguments;
+  args.setAddress(at.logits, logits.address);
+  args.setInt64(at.logitsStride, strideBytes(logits));
+  if (correctionBias) args.setAddress(at.bias, correctionBias.address);
+  args.setAddress(at.ids, ids.address);
+  args.setInt64(at.idsStride, strideBytes(ids));
+  args.setAddress(at.weights, weights.address);
+  args.setInt64(at.weightsStride, strideBytes(weights));
+  args.setAddress(at.marks, marks.address);
+  // A gate's element costs several times what an element of a row kernel does.
+  launch(device, kernel, tokens, 8 * config.numExperts);
+  const marked = new Int32Array(marks.data.buffer, marks.data.byteOffset, tokens);
+  let gate: Gate | undefined;
+  for (let t = 0; t < tokens; t++) {
+    if (marked[t] === 0) continue;
+    gate ??= new Gate(config);
+    gate.route(call, t);
+  }
+}
+
+/** See `softmaxCrossEntropy` of the door. */
+export function softmaxCrossEntropy(device: Device, call: CrossEntropy): void {
+  const { logits, rows, gradient, scale = 1 } = call;
+  const { args } = workshopOf(device);
+  const results = resultsOf(device, (rows * lossBytes) / 4);
   const atTargets = targetLogits(call);
   args.setInt64(rowArguments.results, results.address);
   args.setFloat32(rowArguments.scale, scale);

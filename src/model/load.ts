@@ -6,12 +6,12 @@ import {
   type WeightMatrix,
 } from "../deep-gemm/index.ts";
 import { type Device, openDevice, type Rung } from "../device/index.ts";
+import type { GateConfig } from "../elementwise/index.ts";
 import { type Tensor, zeros } from "../tensor/index.ts";
 import { Attention, type AttentionWeights } from "./attention.ts";
 import { Block } from "./block.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type ModelConfig, readModelConfig } from "./config.ts";
-import { Gate } from "./gate.ts";
 import { splitKeyValueUp } from "./key-value-up.ts";
 import { DenseMlp, MixtureOfExperts, type MlpWeights } from "./mlp.ts";
 import { RopeTable, softmaxScale } from "./rope.ts";
@@ -182,7 +182,7 @@ class Loader {
     const { config } = this;
     const prefix = `model.layers.${layer}.mlp`;
     const biasName = `${prefix}.gate.e_score_correction_bias`;
-    const gate = new Gate({
+    const gate: GateConfig = {
       numExperts: config.nRoutedExperts,
       topK: config.numExpertsPerTok,
       numGroups: config.topkMethod === "greedy" ? 1 : config.nGroup,
@@ -191,8 +191,8 @@ class Loader {
       groupScore: config.topkMethod === "noaux_tc" ? "top2-sum" : "max",
       normalise: config.normTopkProb,
       scale: config.routedScalingFactor,
-      correctionBias: config.topkMethod === "noaux_tc" ? this.vector(biasName).data : undefined,
-    });
+      correctionBias: config.topkMethod === "noaux_tc" ? this.vector(biasName) : undefined,
+    };
     const experts = Array.from({ length: config.nRoutedExperts }, (_, e) =>
       this.mlp(`${prefix}.experts.${e}`),
     );

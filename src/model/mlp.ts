@@ -4,9 +4,16 @@
  * Source: DeepSeek-V3 (arXiv 2412.19437, 2.1.2).
  */
 import { type Activations, type GemmGroup, gemm, type PackedWeights } from "../deep-gemm/index.ts";
-import { castRows, combineExperts, gatherRows, type Sink, swiglu } from "../elementwise/index.ts";
+import {
+  castRows,
+  combineExperts,
+  type GateConfig,
+  gatherRows,
+  routeTokens,
+  type Sink,
+  swiglu,
+} from "../elementwise/index.ts";
 import { columnsOf, rowsOf, type Tensor } from "../tensor/index.ts";
-import type { Gate } from "./gate.ts";
 import { column, type Pass } from "./pass.ts";
 import { rowsOfSink } from "./workspace.ts";
 
@@ -53,7 +60,7 @@ interface Dispatch {
 
 /** A mixture-of-experts layer's MLP. */
 export class MixtureOfExperts {
-  private readonly gate: Gate;
+  private readonly gate: GateConfig;
   private readonly gateWeight: PackedWeights;
   private readonly experts: readonly MlpWeights[];
   private readonly shared: MlpWeights | undefined;
@@ -61,7 +68,7 @@ export class MixtureOfExperts {
   readonly load: Float64Array;
 
   constructor(
-    gate: Gate,
+    gate: GateConfig,
     gateWeight: PackedWeights,
     experts: readonly MlpWeights[],
     shared: MlpWeights | undefined,
@@ -86,7 +93,7 @@ export class MixtureOfExperts {
   }
 
   private logitsOf({ workspace, tokens }: Pass): Tensor<"f32"> {
-    return workspace.tensor("moe.logits", "f32", tokens, this.gate.config.numExperts);
+    return workspace.tensor("moe.logits", "f32", tokens, this.gate.numExperts);
   }
 
   private inputOf({ workspace, tokens }: Pass): Sink {
@@ -99,7 +106,7 @@ export class MixtureOfExperts {
     const { device, workspace, tokens } = pass;
     const { gateUp, down } = this.experts[0];
     const dispatch = this.dispatch(pass);
-    const slots = tokens * this.gate.config.topK;
+    const slots = tokens * this.gate.topK;
     const input = this.inputOf(pass);
     const routed = this.permute(pass, input, dispatch, slots);
 
@@ -135,15 +142,12 @@ export class MixtureOfExperts {
   }
 
   private dispatch(pass: Pass): Dispatch {
-    const { workspace, tokens } = pass;
-    const { numExperts, topK } = this.gate.config;
+    const { device, workspace, tokens } = pass;
+    const { numExperts, topK } = this.gate;
     const logits = this.logitsOf(pass);
     const ids = workspace.tensor("moe.ids", "i32", tokens, topK);
     const weights = workspace.tensor("moe.weights", "f32", tokens, topK);
-    for (let t = 0; t < tokens; t++) {
-      const row = logits.data.subarray(t * numExperts, (t + 1) * numExperts);
-      this.gate.route(row, ids.data, weights.data, t * topK);
-    }
+    routeTokens(device, { config: this.gate, logits, tokens, ids, weights });
     const starts = new Int32Array(numExperts + 1);
     const slots = tokens * topK;
     for (let i = 0; i < slots; i++) starts[ids.data[i] + 1]++;

@@ -1,7 +1,11 @@
 /**
  * @file The router of a mixture-of-experts layer, in plain TypeScript: a few microseconds a token.
+ * It is the reference, and computes the tokens of which machine code is not sure.
  * Sources: DeepSeek-V2 (arXiv 2405.04434, 2.1.2), DeepSeek-V3 (arXiv 2412.19437, 2.1.2).
  */
+import { assert, assertEqual } from "../base/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+import { checkRows, checkVector } from "./checks.ts";
 
 /** How a token's affinities become experts and weights. */
 export interface GateConfig {
@@ -19,8 +23,48 @@ export interface GateConfig {
   readonly normalise: boolean;
   /** Factor of the weights, after normalising. */
   readonly scale: number;
-  /** float32 `[numExperts]`, added to the scores for the choice only (V3). */
-  readonly correctionBias?: Float32Array | undefined;
+  /** `[numExperts]`, added to the scores for the choice only (V3). */
+  readonly correctionBias?: Tensor<"f32"> | undefined;
+}
+
+/** Tokens to route; see `routeTokens`. */
+export interface Routing {
+  readonly config: GateConfig;
+  /** `[tokens, numExperts]`. */
+  readonly logits: Tensor<"f32">;
+  readonly tokens: number;
+  /** `[tokens, topK]`: the chosen experts, best first. */
+  readonly ids: Tensor<"i32">;
+  /** `[tokens, topK]`. */
+  readonly weights: Tensor<"f32">;
+}
+
+/** Every address of a call lies inside its memory, and the numbers of the gate make sense. */
+export function checkRouting({ config, logits, tokens, ids, weights }: Routing): void {
+  const { numExperts, topK, numGroups, topkGroups, scoring, groupScore, correctionBias } = config;
+  const counts = { numExperts, topK, numGroups, topkGroups };
+  for (const [what, count] of Object.entries(counts)) {
+    assert(
+      Number.isSafeInteger(count) && count >= 1,
+      () => `${what}: got ${count}, wanted 1 or more`,
+    );
+  }
+  assert(topK <= numExperts, () => `topK: got ${topK}, wanted at most ${numExperts}`);
+  const even = numExperts % numGroups === 0;
+  assert(even, () => `numGroups: got ${numGroups}, wanted a divisor of ${numExperts}`);
+  const known =
+    ["sigmoid", "softmax"].includes(scoring) && ["top2-sum", "max"].includes(groupScore);
+  assert(known, () => `scoring and groupScore: got ${scoring} and ${groupScore}`);
+  assert(Number.isFinite(config.scale), () => `scale: got ${config.scale}, wanted a finite number`);
+  assertEqual(logits.dtype, "f32", "dtype of logits");
+  assertEqual(ids.dtype, "i32", "dtype of ids");
+  assertEqual(weights.dtype, "f32", "dtype of weights");
+  checkRows("logits", logits, tokens, numExperts);
+  checkRows("ids", ids, tokens, topK);
+  checkRows("weights", weights, tokens, topK);
+  if (correctionBias === undefined) return;
+  assertEqual(correctionBias.dtype, "f32", "dtype of correctionBias");
+  checkVector("correctionBias", correctionBias, numExperts);
 }
 
 /** A router with its scratch memory. */
@@ -36,27 +80,30 @@ export class Gate {
   }
 
   /**
-   * Chooses the experts of one token from its logits `[numExperts]` and writes `topK` ids and
-   * weights at `offset`. Best first; ties go to the lower id.
+   * Chooses the experts of token `token` of `call` and writes their ids and weights. Best first;
+   * ties go to the lower id.
    */
-  route(logits: Float32Array, ids: Int32Array, weights: Float32Array, offset: number): void {
-    const { topK, normalise, scale, correctionBias } = this.config;
+  route({ logits, ids: idTensor, weights: weightTensor }: Routing, token: number): void {
+    const { topK, normalise, scale, correctionBias, numExperts } = this.config;
     const { scores, biased } = this;
-    this.score(logits);
+    const start = token * logits.stride;
+    this.score(logits.data.subarray(start, start + numExperts));
     for (let e = 0; e < scores.length; e++) {
-      biased[e] = correctionBias ? scores[e] + correctionBias[e] : scores[e];
+      biased[e] = correctionBias ? scores[e] + correctionBias.data[e] : scores[e];
     }
+    const ids = idTensor.data.subarray(token * idTensor.stride);
+    const weights = weightTensor.data.subarray(token * weightTensor.stride);
     this.dropGroups();
     let sum = 0;
     for (let j = 0; j < topK; j++) {
       const best = argMax(biased, 0, biased.length);
       biased[best] = Number.NEGATIVE_INFINITY;
-      ids[offset + j] = best;
-      weights[offset + j] = scores[best];
+      ids[j] = best;
+      weights[j] = scores[best];
       sum += scores[best];
     }
     const factor = normalise ? scale / (sum + 1e-20) : scale;
-    for (let j = 0; j < topK; j++) weights[offset + j] *= factor;
+    for (let j = 0; j < topK; j++) weights[j] *= factor;
   }
 
   private score(logits: Float32Array): void {
@@ -89,7 +136,7 @@ export class Gate {
       }
     }
     const kept = new Set<number>();
-    while (kept.size < topkGroups) {
+    for (let n = 0; n < topkGroups; n++) {
       const best = argMax(groups, 0, numGroups);
       kept.add(best);
       groups[best] = Number.NEGATIVE_INFINITY;
