@@ -8,31 +8,34 @@ import { type KvEntry, keyAfter, prefixEnd, scan, type Transaction } from "../kv
 /** A part of a key: a non-negative safe integer, or a text (only as the last part, or without zero). */
 export type KeyPart = number | string;
 
-const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 /** The key of a family's record: numbers as 8 bytes, texts ended by a zero but for the last part. */
-function recordKey(family: string, ...parts: readonly KeyPart[]): Uint8Array {
-  const pieces: Uint8Array[] = [encoder.encode(`${family}\0`)];
-  parts.forEach((part, i) => {
-    if (typeof part === "number") pieces.push(bigEndian(part));
-    else pieces.push(encoder.encode(i < parts.length - 1 ? `${part}\0` : part));
-  });
-  return Buffer.concat(pieces);
-}
-
-function bigEndian(value: number): Uint8Array {
-  assert(Number.isSafeInteger(value) && value >= 0, () => `part of a key: got ${value}`);
-  const bytes = new Uint8Array(8);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, Math.floor(value / 2 ** 32));
-  view.setUint32(4, value % 2 ** 32);
-  return bytes;
+function recordKey(family: string, parts: readonly KeyPart[]): Uint8Array {
+  const last = parts.length - 1;
+  let length = Buffer.byteLength(family) + 1;
+  for (const [i, part] of parts.entries()) {
+    length += typeof part === "number" ? 8 : Buffer.byteLength(part) + (i < last ? 1 : 0);
+  }
+  const key = Buffer.allocUnsafe(length);
+  let at = key.write(family);
+  key[at++] = 0;
+  for (const [i, part] of parts.entries()) {
+    if (typeof part === "number") {
+      assert(Number.isSafeInteger(part) && part >= 0, () => `part of a key: got ${part}`);
+      at = key.writeUInt32BE(Math.floor(part / 2 ** 32), at);
+      at = key.writeUInt32BE(part % 2 ** 32, at);
+    } else {
+      at += key.write(part, at);
+      if (i < last) key[at++] = 0;
+    }
+  }
+  return key;
 }
 
 /** A value as JSON in bytes. */
 export function encodeJson(value: unknown): Uint8Array {
-  return encoder.encode(JSON.stringify(value));
+  return Buffer.from(JSON.stringify(value));
 }
 
 /** The value of such bytes. */
@@ -48,7 +51,7 @@ export interface KeyedRecord<T> {
 
 /** The text that a family's key ends with, after `parts`. */
 export function lastText(key: Uint8Array, family: string, ...parts: readonly KeyPart[]): string {
-  return decoder.decode(key.subarray(recordKey(family, ...parts).length));
+  return decoder.decode(key.subarray(recordKey(family, parts).length));
 }
 
 /** One family of records of type `T`. */
@@ -62,7 +65,7 @@ export class RecordFamily<T> {
 
   /** A record's key. */
   key(...parts: readonly KeyPart[]): Uint8Array {
-    return recordKey(this.name, ...parts);
+    return recordKey(this.name, parts);
   }
 
   /** The record; the commit fails if it changes before. */

@@ -18,6 +18,11 @@ class MemoryStorage implements GroupStorage {
     return new MemorySnapshot(this.tree);
   }
 
+  /** Only promises drive a simulation. */
+  gather(): Promise<void> {
+    return Promise.resolve();
+  }
+
   async apply(group: readonly CommitRequest[]): Promise<void> {
     for (const { clears, writes } of group) {
       for (const { begin, end } of clears) this.tree = this.tree.without(begin, end);
@@ -40,13 +45,14 @@ class MemorySnapshot implements StorageSnapshot {
   }
 
   get(key: string): Uint8Array | undefined {
-    return this.tree.get(key)?.slice();
+    const value = this.tree.get(key);
+    return value && Buffer.from(value);
   }
 
   range({ begin, end }: TextRange, limit: number, reverse: boolean): TextEntry[] {
     const found: TextEntry[] = [];
     this.tree.visit(begin, end, reverse, (key, value) => {
-      found.push({ key, value: value.slice() });
+      found.push({ key, value: Buffer.from(value) });
       return found.length < limit;
     });
     return found;

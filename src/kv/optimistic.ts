@@ -24,6 +24,8 @@ export interface StorageSnapshot {
 export interface GroupStorage {
   /** The newest durable state. */
   snapshot(): StorageSnapshot;
+  /** Lets those who are about to commit join the next group: a turn of whatever drives them. */
+  gather(): Promise<void>;
   /** Makes the writes of a group, in order, durable and visible to later snapshots together. */
   apply(group: readonly CommitRequest[]): Promise<void>;
   /** Ends the storage. */
@@ -138,9 +140,8 @@ export class OptimisticStore implements KvStore, OptimisticBackend {
 
   /** Commits group after group until nobody waits. */
   private async flush(): Promise<void> {
-    // Commits that come in the same turn of the event loop belong to the first group already.
-    await Promise.resolve();
     while (this.waiting.length > 0) {
+      await this.storage.gather();
       await this.commitGroup(this.waiting.splice(0, this.options.maxGroupCommits));
     }
     this.flushing = undefined;

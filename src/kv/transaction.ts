@@ -104,7 +104,7 @@ export class OptimisticTransaction implements Transaction {
     checkKey("key", key);
     checkValue(value);
     this.checkOpen();
-    this.overlay.put(textOf(key), new Uint8Array(value));
+    this.overlay.put(textOf(key), Buffer.from(value));
   }
 
   clear(key: Uint8Array): void {
