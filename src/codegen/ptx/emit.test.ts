@@ -4,6 +4,8 @@ import { stageKernel } from "./dsl/builder.ts";
 import { SharedTile, TensorMap } from "./dsl/tile.ts";
 import { Accumulator, startProduct } from "./dsl/warpgroup.ts";
 import { emitPtx } from "./emit.ts";
+import { emulate } from "./emulator/machine.ts";
+import { GlobalMemory } from "./emulator/memory.ts";
 import { decodeDescriptor, descriptorHigh, descriptorLow } from "./layout.ts";
 import { assembleKernel, whyNoPtxas } from "./ptxas.ts";
 
@@ -61,6 +63,20 @@ L0:
 }
 `,
   );
+});
+
+test("lines of TypeScript are named where asked", () => {
+  const { text } = emitPtx(axpy, { lines: true });
+  assert.match(text, /\.loc 1 \d+ 0\n {2}setp\.lt\.u32/);
+  assert.match(text, /\.file 1 "src\/codegen\/ptx\/emit\.test\.ts"/);
+});
+
+test("it computes what the README says", () => {
+  const memory = new GlobalMemory();
+  const x = memory.input("x", Float32Array.of(1, 2, 3));
+  const y = memory.inout("y", Float32Array.of(10, 20, 30));
+  emulate(axpy, { grid: [1, 1, 1], memory, args: [x.address, y.address, 2, 3] });
+  assert.deepEqual([...y.f32.subarray(0, 3)], [12, 24, 36]);
 });
 
 test("ptxas takes it", { skip: whyNoPtxas() }, () => {

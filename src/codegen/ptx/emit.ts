@@ -6,6 +6,7 @@ import type { Immediate, Kernel, Node, NodeKind, Operand } from "./ir.ts";
 import { isRegister, walk } from "./ir.ts";
 import { ops } from "./ops/index.ts";
 import type { Emitter, Op } from "./ops/op.ts";
+import { sourceOf } from "./position.ts";
 
 /** The text of a kernel and what it needs. */
 export interface PtxSource {
@@ -48,9 +49,13 @@ class TextEmitter implements Emitter {
   private readonly names = new Map<number, string>();
   private readonly counts = { b32: 0, b64: 0, pred: 0 };
   private labels = 0;
+  /** Sources named by `.loc`, in the order of their numbers, where lines are wanted. */
+  readonly files: string[] | undefined;
+  private lastLine = "";
 
-  constructor(kernel: Kernel) {
+  constructor(kernel: Kernel, withLines: boolean) {
     this.kernel = kernel;
+    this.files = withLines ? [] : undefined;
     const next = { u32: 0, f32: 0, u64: 0, pred: 0 };
     for (const { id, type } of kernel.registers) {
       this.names.set(id, `${prefixes[type]}${next[type]++}`);
@@ -95,9 +100,21 @@ class TextEmitter implements Emitter {
     return paramName(this.kernel, index);
   }
 
+  /** Says which line of TypeScript follows, where it isn't the one before. */
+  private locate(node: Node): void {
+    const { files } = this;
+    if (!files) return;
+    const { file, line } = sourceOf(node.at);
+    if (!files.includes(file)) files.push(file);
+    const text = `.loc ${files.indexOf(file) + 1} ${line} 0`;
+    if (text !== this.lastLine) this.line(text);
+    this.lastLine = text;
+  }
+
   block(nodes: readonly Node[]): void {
     for (const node of nodes) {
       const op = ops[node.kind] as unknown as Op<NodeKind>;
+      this.locate(node);
       op.emit(node, this);
     }
   }
@@ -138,10 +155,13 @@ function needs(kernel: Kernel): { version: number; target: string } {
   return { version, target };
 }
 
-/** The PTX of a kernel, with its name as entry point and dynamic shared memory. */
-export function emitPtx(kernel: Kernel): PtxSource {
+/**
+ * The PTX of a kernel, with its name as entry point and dynamic shared memory. `lines` names the line
+ * of TypeScript of each statement, for debuggers and profilers.
+ */
+export function emitPtx(kernel: Kernel, options: { lines?: boolean } = {}): PtxSource {
   const { version, target } = needs(kernel);
-  const emitter = new TextEmitter(kernel);
+  const emitter = new TextEmitter(kernel, options.lines ?? false);
   emitter.block(kernel.body);
   emitter.line("ret;");
   const params = kernel.params.map((_, index) => `  ${declareParam(kernel, index)}`).join(",\n");
@@ -165,6 +185,7 @@ export function emitPtx(kernel: Kernel): PtxSource {
     ...emitter.scratch(),
     ...emitter.lines,
     "}",
+    ...(emitter.files ?? []).map((file, i) => `.file ${i + 1} "${file}"`),
     "",
   ].join("\n");
   return { text, version, target };

@@ -43,12 +43,19 @@ function mapOf(path: string): SourceMap | undefined {
   return maps.get(path);
 }
 
-/** `src/deep-gemm/ptx-fp8.ts:57`, or the JavaScript's place where there is no source map. */
-export function describePosition(at: Position): string {
+/** File and line of TypeScript, or the JavaScript's where there is no source map. */
+export function sourceOf(at: Position): { file: string; line: number } {
   const path = at.file.startsWith("file:") ? fileURLToPath(at.file) : at.file;
   const entry = mapOf(path)?.findEntry(at.line - 1, at.column - 1);
-  if (!entry || !("originalSource" in entry)) return `${shorten(path)}:${at.line}`;
-  return `${shorten(new URL(entry.originalSource, `file://${path}`).pathname)}:${entry.originalLine + 1}`;
+  if (!entry || !("originalSource" in entry)) return { file: shorten(path), line: at.line };
+  const { pathname } = new URL(entry.originalSource, `file://${path}`);
+  return { file: shorten(pathname), line: entry.originalLine + 1 };
+}
+
+/** `src/deep-gemm/ptx-fp8.ts:57`. */
+export function describePosition(at: Position): string {
+  const { file, line } = sourceOf(at);
+  return `${file}:${line}`;
 }
 
 /** A path from `src/` on, or from `dist/` on. */

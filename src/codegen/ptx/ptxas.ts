@@ -24,16 +24,19 @@ export function whyNoPtxas(): string | false {
   return found ? false : "ptxas is not installed: kernels are not assembled here";
 }
 
-/** Assembles a kernel, for Hopper unless told; throws with what ptxas prints if it refuses. */
+/**
+ * Assembles a kernel, for Hopper unless told, with lines of TypeScript; throws with what ptxas prints
+ * if it refuses.
+ */
 export function assembleKernel(kernel: Kernel, architecture: string = "sm_90a"): Assembly {
-  const { text, version, target } = emitPtx(kernel);
+  const { text, version, target } = emitPtx(kernel, { lines: true });
   const folder = mkdtempSync(join(tmpdir(), "ptx-"));
   try {
     const [source, cubin] = [join(folder, "kernel.ptx"), join(folder, "kernel.cubin")];
     writeFileSync(source, text);
     const { status, stdout, stderr } = spawnSync(
       "ptxas",
-      [`-arch=${architecture}`, "-v", source, "-o", cubin],
+      [`-arch=${architecture}`, "-lineinfo", "-v", source, "-o", cubin],
       { encoding: "utf8" },
     );
     const log = stdout + stderr;
