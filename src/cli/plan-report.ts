@@ -10,9 +10,11 @@ import {
   type LayerTimeline,
   type MemoryBudget,
   type Plan,
+  type ProductRate,
   publishedDay,
   type SearchOptions,
   type SearchResult,
+  type Sourced,
 } from "../planner/index.ts";
 
 /** A number with thousands apart. */
@@ -184,6 +186,41 @@ export function renderHardware(profiles: readonly Hardware[]): string {
     "",
     "Dense and nominal, one way, by GPU. --json adds the source of every number; edit a copy and give",
     'it as --hw FILE.json, or only what differs: { "base": "h800", "hbmGB": 96 }.',
+  ].join("\n");
+}
+
+/** What `renderKernels` prints. */
+export interface KernelTables {
+  readonly products: Readonly<Record<string, readonly ProductRate[]>>;
+  readonly exchanges: Readonly<
+    Record<string, readonly { ranks: number; dispatch: number; combine: number }[]>
+  >;
+  readonly constants: Readonly<Record<string, Sourced>>;
+}
+
+/** The measured rates that the cost model stands on, with their sources. */
+export function renderKernels({ products, exchanges, constants }: KernelTables): string {
+  const shapes = Object.entries(products).flatMap(([layout, rates]) =>
+    rates.map(({ n, k, tflops, gbPerS }) => [
+      `${layout} ${n} x ${k}`,
+      String(tflops),
+      String(gbPerS),
+    ]),
+  );
+  const ranks = Object.entries(exchanges).flatMap(([kind, rows]) =>
+    rows.map((row) => [`${kind}, ${row.ranks} ranks`, String(row.dispatch), String(row.combine)]),
+  );
+  const single = Object.entries(constants).map(([name, { value, kind, source }]) => {
+    return `${name.padEnd(24)}${String(value).padStart(6)}  ${kind}: ${source}`;
+  });
+  return [
+    "FP8 products on H800 (DeepGEMM README, February 2025)",
+    ...table(["layout n x k", "TFLOPS", "GB/s"], shapes),
+    "",
+    "Exchanges on H800 (DeepEP README, V1): GB/s of 4096 tokens, us of 128",
+    ...table(["kind", "dispatch", "combine"], ranks),
+    "",
+    ...single,
   ].join("\n");
 }
 

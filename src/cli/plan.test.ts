@@ -83,6 +83,9 @@ test("plan estimate draws both phases, and plan hardware lists what there is", (
   assert.match(stdout, /Decode, EP144 with 2 experts a GPU/);
   assert.equal(stdout.match(/^ {4}compute +[A-Za-z·]{88}$/gm)?.length, 2);
   assert.equal(stdout.match(/bottleneck: /g)?.length, 2);
+  const kernels = plan("kernels").stdout;
+  assert.match(kernels, /dense 7168 x 16384 +1358 +2636/);
+  assert.match(kernels, /kernelGapUs +3 {2}choice: /);
   assert.deepEqual(Object.keys(JSON.parse(plan("hardware", "--json").stdout)), [
     "h800",
     "h100",

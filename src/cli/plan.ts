@@ -8,15 +8,21 @@ import {
   articleDemand,
   articleReport,
   calibration,
+  contiguousRates,
   type DayOptions,
   type DocumentRequest,
   deepSeekV3,
+  denseRates,
   type EstimateReport,
   estimateReport,
   type FittedNumbers,
   type Hardware,
   hardware,
   hardwareOf,
+  kernelConstants,
+  lowLatencyUs,
+  maskedRates,
+  normalRates,
   parseHardware,
   poolScale,
   searchPlans,
@@ -31,10 +37,11 @@ import {
   renderDay6,
   renderEstimate,
   renderHardware,
+  renderKernels,
   renderSearch,
 } from "./plan-report.ts";
 
-const actions = ["day6", "day", "estimate", "search", "hardware", "serve"] as const;
+const actions = ["day6", "day", "estimate", "search", "hardware", "kernels", "serve"] as const;
 
 const flags = {
   config: {
@@ -175,6 +182,11 @@ export const plan: Command = defineCommand({
       print(data, () => renderDay6(data.article, data.calibration));
     } else if (action === "hardware") {
       print(hardware, () => renderHardware(Object.values(hardware)));
+    } else if (action === "kernels") {
+      const rates = { dense: denseRates, contiguous: contiguousRates, masked: maskedRates };
+      const exchanges = { normalGBs: normalRates, lowLatencyUs };
+      const data = { products: rates, exchanges, constants: kernelConstants };
+      print(data, () => renderKernels(data));
     } else if (action === "day") {
       const result = simulateDay(dayOptions(flags));
       print(result, () => renderDay(result));

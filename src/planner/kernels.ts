@@ -120,7 +120,7 @@ export const kernelConstants: Readonly<Record<KernelConstant, Sourced>> = {
   },
   communicationSms: {
     value: 24,
-    source: "DeepSeek-V3 report and DeepEP's buffer default era: 20 to 24 of 132 in prefill",
+    source: "Day 6 article and profile-data: 24 of 132 SMs exchange in prefill, 108 compute",
     kind: "published",
   },
 };
