@@ -75,7 +75,11 @@ const flags = {
     help: "search: most time to the first token.",
   },
   drafts: { type: "switch", default: true, help: "search: leave MTP drafts out." },
-  overlap: { type: "switch", default: true, help: "estimate: one micro-batch after the other." },
+  overlap: {
+    type: "switch",
+    default: true,
+    help: "estimate: the whole batch at once, no communication hidden.",
+  },
   mtp: { type: "switch", help: "estimate, day: with an MTP draft a step." },
   accepted: {
     type: "number",
