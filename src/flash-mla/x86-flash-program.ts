@@ -204,20 +204,23 @@ class Program {
     });
   }
 
-  /**
-   * How many bytes of a run each value tile, and each of its steps, asks for: rows are taken some 5
-   * at a time. Leaves rax.
-   */
+  /** How many bytes of a run each value tile, and each of its steps, asks for. Leaves rax. */
   private planAhead(): void {
     const { asm, shape } = this;
     if (shape.stagesKeys) return;
-    const tallest = 5;
+    // Tiles of a vector of rows, and of what is left of one.
+    const tiles = Uint8Array.from({ length: 16 }, (_, left) => Math.ceil(left / valueTileRows));
     asm.push(rax);
-    asm.mov(rax, this.field("rows"));
-    asm.add(rax, tallest - 1);
-    asm.imul(rcx, rax, Math.ceil((shape.slabs * 65536) / tallest));
-    asm.shr(rcx, 16);
-    asm.mov(rax.d, runKeys * shape.keyBytes);
+    asm.mov(rdx, this.field("rows"));
+    asm.mov(rcx, rdx);
+    asm.shr(rcx, 4);
+    asm.imul(rcx, rcx, Math.ceil(16 / valueTileRows));
+    asm.and(rdx, 15);
+    asm.lea(rax, mem(asm.constant(tiles)));
+    asm.movzx(rdx.d, mem(rax, { index: rdx }).b);
+    asm.add(rcx, rdx);
+    asm.imul(rcx, rcx, shape.slabs);
+    asm.lea(rax, mem(rcx, { disp: runKeys * shape.keyBytes - 1 }));
     asm.xor(rdx.d, rdx.d);
     asm.div(rcx);
     asm.mov(this.local("aheadTile"), rax);
