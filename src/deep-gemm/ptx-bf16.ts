@@ -67,6 +67,8 @@ export function bf16GemmKernel(config: Bf16Config): Kernel {
   const { aTransposed, bTransposed, output, accumulate } = config;
   assert(blockN % 16 === 0 && blockN <= 256, `blockN ${blockN}: wanted a multiple of 16 up to 256`);
   assert(!accumulate || output === "f32", "only float32 is added to");
+  const isGradient = aTransposed && bTransposed && accumulate;
+  assert(grouping !== "byK" || isGradient, "groups by k: both operands transposed, d added to");
   const groups = blockM / 64;
   const clusterSize = multicast === "none" ? 1 : 2;
   const layout = `${aTransposed ? "t" : "n"}${bTransposed ? "n" : "t"}`;
@@ -89,9 +91,9 @@ export function bf16GemmKernel(config: Bf16Config): Kernel {
         const cursor = pipe.cursor();
         const at = (start: U32, place: U32, transposed: boolean) =>
           transposed ? [place, start] : [start, place];
-        forEachTile(k, config, params, ({ row, column, left, right }) => {
-          k.loop(params.k.ceilDiv(blockK), (block) => {
-            const start = block.mul(blockK);
+        forEachTile(k, config, params, ({ row, column, left, right, firstK, depth }) => {
+          k.loop(depth.ceilDiv(blockK), (block) => {
+            const start = firstK.add(block.mul(blockK));
             pipe.produce(cursor, (stage) => {
               loadForCluster(k, multicast === "a", (options) =>
                 stage.load(a, "a", [...at(start, row, aTransposed), left], options),
@@ -113,9 +115,9 @@ export function bf16GemmKernel(config: Bf16Config): Kernel {
           ? tile.panelRange(group, 1).downColumns()
           : tile.rows(group.mul(64), 64).alongRows();
       const rightOf = (tile: SharedTile) => (bTransposed ? tile.downColumns() : tile.alongRows());
-      forEachTile(k, config, params, ({ row, column, left }) => {
+      forEachTile(k, config, params, ({ row, column, out: matrix, depth }) => {
         sum.fill(0);
-        k.loop(params.k.ceilDiv(blockK), (block) => {
+        k.loop(depth.ceilDiv(blockK), (block) => {
           pipe.consume(cursor, ({ tiles }) => {
             startProduct(sum, leftOf(tiles.a), rightOf(tiles.b), { keep: true });
             waitProducts(k, 1);
@@ -124,7 +126,7 @@ export function bf16GemmKernel(config: Bf16Config): Kernel {
         });
         waitProducts(k);
         pipe.releaseNext(behind);
-        const at = [column, row.add(group.mul(64)), left];
+        const at = [column, row.add(group.mul(64)), matrix];
         writeTile(sum, out.rows(group.mul(64), 64), group, { map: d, at, accumulate });
       });
       waitForTiles(k);
@@ -139,7 +141,10 @@ export function bf16GemmKernel(config: Bf16Config): Kernel {
   });
 }
 
-/** Where the operands lie; groups one behind the other, where rows are contiguous a and d have one. */
+/**
+ * Where the operands lie, groups one behind the other; where rows are contiguous a and d have one,
+ * where groups are by k a and b.
+ */
 export interface Bf16Addresses {
   readonly a: number;
   readonly b: number;
@@ -160,10 +165,12 @@ export function bf16Arguments(
     assert(width % 8 === 0, `rows of ${name}: got ${width} elements, wanted a multiple of 8`);
   }
   const matrices = grouping === "masked" ? groups : 1;
+  const weights = grouping === "byK" ? 1 : groups;
+  const outputs = grouping === "byK" ? groups : matrices;
   return [
     matrixView(at.a, aTransposed ? [m, k, matrices] : [k, m, matrices], 2 * aWidth),
-    matrixView(at.b, bTransposed ? [n, k, groups] : [k, n, groups], 2 * bWidth),
-    matrixView(at.d, [n, m, matrices], n * (output === "bf16" ? 2 : 4)),
+    matrixView(at.b, bTransposed ? [n, k, weights] : [k, n, weights], 2 * bWidth),
+    matrixView(at.d, [n, m, outputs], n * (output === "bf16" ? 2 : 4)),
     m,
     n,
     k,

@@ -66,6 +66,7 @@ const blockK = 128;
 export function fp8GemmKernel(config: Fp8Config): Kernel {
   const { blockM, blockN, stages, multicast, grouping } = config;
   assert(blockN % 16 === 0 && blockN <= 192, `blockN ${blockN}: wanted a multiple of 16 up to 192`);
+  assert(grouping !== "byK", "FP8 products by groups of k are not written yet");
   const groups = blockM / 64;
   const clusterSize = multicast === "none" ? 1 : 2;
   const threads = 128 * (groups + 1);

@@ -12,7 +12,7 @@ import {
   tensorOf,
   toF32,
 } from "../tensor/index.ts";
-import { bf16Arguments, bf16GemmKernel } from "./ptx-bf16.ts";
+import { type Bf16Config, bf16Arguments, bf16GemmKernel } from "./ptx-bf16.ts";
 import { fp8Arguments, fp8GemmKernel } from "./ptx-fp8.ts";
 import type { Grouping, TileGrid } from "./ptx-tiles.ts";
 import { getMnMajorTmaAlignedTensor } from "./scale-layouts.ts";
@@ -173,6 +173,63 @@ for (const grouping of ["contiguous", "masked"] as const) {
       runBf16(grid));
   }
 }
+
+test("bf16, groups by k, adds weight gradients of every group", () => {
+  const ks = [128, 0, 64, 192];
+  const [m, width, total] = [72, 40, 384];
+  for (const multicast of ["none", "a"] as const) {
+    const config: Bf16Config = {
+      blockM: 64,
+      blockN: 32,
+      stages: 2,
+      rasterGroup: 8,
+      multicast,
+      grouping: "byK",
+      aTransposed: true,
+      bTransposed: true,
+      output: "f32",
+      accumulate: true,
+    };
+    const kernel = bf16GemmKernel(config);
+    const random = new Random(seed + 2);
+    const a = fromF32(randomMatrix(random, total, m), "bf16");
+    const b = fromF32(randomMatrix(random, total, width), "bf16");
+    const [x, y] = [toF32(a).data, toF32(b).data];
+    const wanted = new Float64Array(ks.length * m * width).fill(1);
+    let start = 0;
+    ks.forEach((count, group) => {
+      for (let at = start; at < start + count; at++) {
+        for (let i = 0; i < m; i++) {
+          for (let j = 0; j < width; j++) {
+            wanted[(group * m + i) * width + j] += x[at * m + i] * y[at * width + j];
+          }
+        }
+      }
+      start += count;
+    });
+    for (const schedule of testSchedules(0, seed)) {
+      const memory = new GlobalMemory();
+      const d = memory.inout("d", new Float32Array(wanted.length).fill(1));
+      const at = {
+        a: memory.input("a", a.data).address,
+        b: memory.input("b", b.data).address,
+        d: d.address,
+        layout: memory.input("layout", Int32Array.from(ks)).address,
+      };
+      const sizes = { m, n: width, k: total, groups: ks.length };
+      runner.run(kernel, {
+        grid: [2, 1, 1],
+        memory,
+        args: bf16Arguments(at, sizes, config),
+        schedule,
+      });
+      wanted.forEach((value, i) => {
+        const off = Math.abs(d.f32[i] - value);
+        assert.ok(off < 1e-4 * (1 + Math.abs(value)), `d[${i}] = ${d.f32[i]}, wanted ${value}`);
+      });
+    }
+  }
+});
 
 test("ptxas takes grouped kernels: no spills, no warnings", { skip: whyNoPtxas() }, () => {
   for (const grouping of ["contiguous", "masked"] as const) {

@@ -8,12 +8,14 @@
  *     contiguous   a [m, k] whose rows belong to groups, b [groups, n, k]; `layout` int32 [m] names
  *                  each row's group, -1 where a row is padding; groups start at whole blocks of rows
  *     masked       a [groups, m, k], b [groups, n, k]; `layout` int32 [groups] counts the rows
+ *     byK          a [all k, m], b [all k, n], d [groups, m, n] (weight gradients); `layout` int32
+ *                  [groups] counts the k of each group, multiples of 64; a group of none is skipped
  */
 import { assert } from "../base/index.ts";
 import type { Builder, U32, U64 } from "../codegen/index.ts";
 
 /** How products share a launch. */
-export type Grouping = "dense" | "contiguous" | "masked";
+export type Grouping = "dense" | "contiguous" | "masked" | "byK";
 
 /** How the output is cut. */
 export interface TileGrid {
@@ -48,9 +50,13 @@ export interface Tile {
   /** Its first row and column. */
   readonly row: U32;
   readonly column: U32;
-  /** The matrix of a and d, and that of b. */
+  /** The matrices of a, of b, and of d. */
   readonly left: U32;
   readonly right: U32;
+  readonly out: U32;
+  /** The first k, and how many. */
+  readonly firstK: U32;
+  readonly depth: U32;
 }
 
 /** Calls `body` once (it is a loop at run time) for the tiles of this block. */
@@ -67,31 +73,38 @@ export function forEachTile(
   const zero = k.u32(0);
   const stride = k.gridX.div(k.clusterSize);
   const first = k.blockX.div(k.clusterSize);
-  if (grouping === "masked") {
+  if (grouping === "masked" || grouping === "byK") {
+    const byK = grouping === "byK";
     // The tiles of all groups in one row; `next` is this block's next one, `before` a group's first.
-    const [next, before] = [k.variable(first), k.variable(0)];
+    const [next, before, firstK] = [k.variable(first), k.variable(0), k.variable(0)];
     k.loop(groups!, (group) => {
-      const raster = rasterOf(k, grid, params, word(group));
-      const end = before.add(raster.units);
+      const count = word(group);
+      const raster = rasterOf(k, grid, params, byK ? m : count);
+      const end = before.add(count.eq(0).select(zero, raster.units));
+      const matrix = byK ? zero : group;
+      const depth = byK ? count : params.k;
       k.while(
         () => next.lt(end),
         () => {
-          body({ ...raster.at(next.sub(before)), left: group, right: group });
+          const place = raster.at(next.sub(before));
+          body({ ...place, left: matrix, right: matrix, out: group, firstK, depth });
           next.set(next.add(stride));
         },
       );
       before.set(end);
+      if (byK) firstK.set(firstK.add(count));
     });
     return;
   }
+  const whole = { left: zero, out: zero, firstK: zero, depth: params.k };
   const raster = rasterOf(k, grid, params, m);
   k.loop(
     raster.units,
     (unit) => {
       const place = raster.at(unit);
-      if (grouping === "dense") return body({ ...place, left: zero, right: zero });
+      if (grouping === "dense") return body({ ...place, ...whole, right: zero });
       const right = word(place.row);
-      k.if(right.isNegative().not(), () => body({ ...place, left: zero, right }));
+      k.if(right.isNegative().not(), () => body({ ...place, ...whole, right }));
     },
     first,
     stride,
