@@ -81,7 +81,7 @@ export function renderReport(name: string, profile: DeviceProfile): string {
       "communication",
       time(communicationUs),
       share(communicationUs, spanUs),
-      `${report.communicationKernels} kernels by ${report.communicationRule === "rule table" ? "the rule table" : report.communicationRule}`,
+      `${report.communicationKernels} kernels by ${report.communicationRule}`,
     ],
     [
       "  overlapped",

@@ -2,7 +2,7 @@
  * @file What the host's threads say about waiting: calls that make a stream wait, calls that wait for
  * the device, and pauses that can only be such waits.
  */
-import { type Operations, startOf } from "./operations.ts";
+import { type Operations, sortedByStart, startOf } from "./operations.ts";
 import { spanKinds, type Trace } from "./trace.ts";
 
 /** A time in which a thread waited for the device, in nanoseconds. */
@@ -18,7 +18,7 @@ export interface HostFacts {
   /** For each operation, 1 if its thread made streams wait since its last launch on that stream. */
   readonly mayWait: Uint8Array;
   /** By `laneOf` a thread, its waits, sorted by end. */
-  readonly waits: ReadonlyMap<string, HostWait[]>;
+  readonly waits: ReadonlyMap<number, HostWait[]>;
 }
 
 /** A shorter pause of a thread is no wait; and a wait ends that close to what it waits for. */
@@ -37,41 +37,43 @@ interface Thread {
 /** Walks through all calls in the order of time. */
 export function hostFacts(trace: Trace, operations: Operations): HostFacts {
   const { count, launch, stream, baseUs, end } = operations;
-  const launched = new Map<number, number>();
+  /** The operation that each row launched, or -1. */
+  const launched = new Int32Array(trace.count).fill(-1);
   launch.forEach((call, i) => {
-    if (call >= 0) launched.set(call, i);
+    if (call >= 0) launched[call] = i;
   });
-  const rows = Array.from(trace.kind.keys()).filter((row) => trace.kind[row] === spanKinds.call);
-  const times = Float64Array.from(rows, (row) => startOf(trace, row, baseUs));
-  const order = Int32Array.from(rows, (_, i) => i).sort((a, b) => times[a] - times[b] || a - b);
+  const calls = Int32Array.from(trace.kind.keys()).filter(
+    (row) => trace.kind[row] === spanKinds.call,
+  );
   const mayWait = new Uint8Array(count);
-  const threads = new Map<string, Thread>();
-  for (const at of order) {
-    const row = rows[at];
+  const threads = new Map<number, Thread>();
+  const meaningOf = meanings(trace);
+  for (const row of sortedByStart(trace, calls, baseUs)) {
+    const at = startOf(trace, row, baseUs);
     const lane = laneOf(trace, row);
     let thread = threads.get(lane);
     if (thread === undefined) {
-      thread = { waitCalls: 0, seen: new Map(), lastEnd: times[at], lastLaunched: -1, waits: [] };
+      thread = { waitCalls: 0, seen: new Map(), lastEnd: at, lastLaunched: -1, waits: [] };
       threads.set(lane, thread);
     }
     const { lastLaunched, lastEnd } = thread;
-    const pauses = lastLaunched >= 0 && times[at] - lastEnd >= pauseNs;
-    if (pauses && Math.abs(times[at] - end[lastLaunched]) <= pauseNs) {
-      thread.waits.push({ start: lastEnd, end: times[at], by: lastLaunched });
+    const pauses = lastLaunched >= 0 && at - lastEnd >= pauseNs;
+    if (pauses && Math.abs(at - end[lastLaunched]) <= pauseNs) {
+      thread.waits.push({ start: lastEnd, end: at, by: lastLaunched });
     }
-    const until = times[at] + trace.durationNs[row];
-    const name = nameOf(trace, row);
-    if (/StreamWaitEvent/.test(name)) thread.waitCalls++;
-    else if (/Synchronize/.test(name)) thread.waits.push({ start: times[at], end: until });
-    const index = launched.get(row);
-    if (index !== undefined) {
+    const until = at + trace.durationNs[row];
+    const meaning = meaningOf(trace.name[row]);
+    if (meaning === "stream waits") thread.waitCalls++;
+    else if (meaning === "host waits") thread.waits.push({ start: at, end: until });
+    const index = launched[row];
+    if (index >= 0) {
       if (thread.waitCalls > (thread.seen.get(stream[index]) ?? 0)) mayWait[index] = 1;
       thread.seen.set(stream[index], thread.waitCalls);
       thread.lastLaunched = index;
     }
     thread.lastEnd = Math.max(lastEnd, until);
   }
-  const waits = [...threads].map(([lane, thread]): [string, HostWait[]] => [lane, thread.waits]);
+  const waits = [...threads].map(([lane, thread]): [number, HostWait[]] => [lane, thread.waits]);
   return { mayWait, waits: new Map(waits) };
 }
 
@@ -86,19 +88,30 @@ export function upperBound(values: Float64Array, limit: number): number {
   return low;
 }
 
-function nameOf(trace: Trace, row: number): string {
-  return trace.name[row] < 0 ? "" : trace.strings.text(trace.name[row]);
+/** What calls of a name do, looked up once for each name. */
+function meanings(trace: Trace): (name: number) => string {
+  const known: string[] = [];
+  return (name) => {
+    if (name < 0) return "";
+    known[name] ??= meaningOfText(trace.strings.text(name));
+    return known[name];
+  };
+}
+
+function meaningOfText(name: string): string {
+  if (name.includes("StreamWaitEvent")) return "stream waits";
+  return name.includes("Synchronize") ? "host waits" : "";
 }
 
 /** Process and thread of a row, as one key. */
-export function laneOf(trace: Trace, row: number): string {
-  return `${trace.pid[row]} ${trace.tid[row]}`;
+export function laneOf(trace: Trace, row: number): number {
+  return trace.pid[row] * 2 ** 26 + trace.tid[row];
 }
 
 /**
- * Which operations each operation waits for, from `cuda_sync` spans that say "this stream waits for an event that call c recorded on stream s":
- * the first operation launched on the stream after the waiting call waits for the last operation
- * launched on s before c.
+ * Which operations each operation waits for, from `cuda_sync` spans that say "this stream waits for
+ * an event that call c recorded on stream s": the first operation launched on the stream after the
+ * waiting call waits for the last operation launched on s before c.
  */
 export function recordedWaits(trace: Trace, operations: Operations): Map<number, number[]> {
   const found = new Map<number, number[]>();

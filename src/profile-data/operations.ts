@@ -90,7 +90,7 @@ function memoized(
 }
 
 /** `rows` by start, those that start together in the order of the file. */
-function sortedByStart(trace: Trace, rows: readonly number[], baseUs: number): Int32Array {
+export function sortedByStart(trace: Trace, rows: ArrayLike<number>, baseUs: number): Int32Array {
   const at = Float64Array.from(rows, (row) => startOf(trace, row, baseUs));
   if (at.every((start, i) => i === 0 || start >= at[i - 1])) return Int32Array.from(rows);
   const order = Int32Array.from(rows, (_, i) => i).sort((a, b) => at[a] - at[b] || a - b);

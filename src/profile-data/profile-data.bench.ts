@@ -44,22 +44,27 @@ function* made(bytes: number): Generator<Uint8Array> {
   yield encoder.encode("\n  ]}\n");
 }
 
+interface Times {
+  readonly wallMs: number;
+  /** Of all threads, the garbage collector's included. */
+  readonly cpuMs: number;
+}
+
+/** Reads and reports, each timed. */
 async function timed(
   chunks: Iterable<Uint8Array>,
-): Promise<{ readMs: number; reportMs: number; cpuMs: number; operations: number }> {
-  const cpu = process.cpuUsage();
-  const started = performance.now();
-  const trace = await readTrace(chunks);
-  const read = performance.now();
-  const [{ report }] = profileTrace(trace);
-  const done = performance.now();
-  const { user, system } = process.cpuUsage(cpu);
-  return {
-    readMs: read - started,
-    reportMs: done - read,
-    cpuMs: (user + system) / 1000,
-    operations: report.operations,
+): Promise<{ read: Times; report: Times; operations: number }> {
+  let [wall, cpu] = [performance.now(), process.cpuUsage()];
+  const lap = (): Times => {
+    const { user, system } = process.cpuUsage(cpu);
+    const times = { wallMs: performance.now() - wall, cpuMs: (user + system) / 1000 };
+    [wall, cpu] = [performance.now(), process.cpuUsage()];
+    return times;
   };
+  const trace = await readTrace(chunks);
+  const read = lap();
+  const [{ report }] = profileTrace(trace);
+  return { read, report: lap(), operations: report.operations };
 }
 
 const ms = (value: number): string => `${value.toFixed(0)} ms`;
@@ -70,25 +75,27 @@ const text = new TextDecoder().decode(Buffer.concat(small));
 const cold = await timed(small);
 const warm: { ours: number; parse: number }[] = [];
 for (let i = 0; i < 5; i++) {
-  const { readMs, reportMs } = await timed(small);
-  const started = performance.now();
+  const { read, report } = await timed(small);
+  const started = process.cpuUsage();
   JSON.parse(text);
-  warm.push({ ours: readMs + reportMs, parse: performance.now() - started });
+  const parse = process.cpuUsage(started).user / 1000;
+  warm.push({ ours: read.cpuMs + report.cpuMs, parse });
 }
-const ours = medianOf(warm.map((run) => run.ours));
-const parse = medianOf(warm.map((run) => run.parse));
+const both = (times: Times): string => `${ms(times.wallMs)} (cpu ${ms(times.cpuMs)})`;
 console.log(
-  `${(smallBytes / 1e6).toFixed(1)} MB, ${cold.operations} operations: first ` +
-    `${ms(cold.readMs + cold.reportMs)} (reading ${ms(cold.readMs)}, cpu ${ms(cold.cpuMs)}), ` +
-    `then ${ms(ours)}; JSON.parse alone ${ms(parse)}`,
+  `${(smallBytes / 1e6).toFixed(1)} MB, ${cold.operations} operations: at first read in ` +
+    `${both(cold.read)}, reported in ${both(cold.report)}; then, cpu, ` +
+    `${ms(medianOf(warm.map(({ ours }) => ours)))} in all; ` +
+    `JSON.parse alone ${ms(medianOf(warm.map(({ parse }) => parse)))}`,
 );
 
 const largeBytes = process.argv.includes("--large") ? 1e9 : 1e7;
-const { readMs, reportMs, cpuMs, operations } = await timed(made(largeBytes));
+const { read, report, operations } = await timed(made(largeBytes));
+const rate = (time: number): string => `${(largeBytes / 1e3 / time).toFixed(0)} MB/s`;
 const peakMb = process.resourceUsage().maxRSS / 1024;
 console.log(
-  `${(largeBytes / 1e6).toFixed(0)} MB, ${operations} operations: read in ${ms(readMs)} ` +
-    `(${(largeBytes / 1e3 / readMs).toFixed(0)} MB/s), reported in ${ms(reportMs)}, ` +
-    `cpu ${ms(cpuMs)}; ${(largeBytes / 1e3 / (readMs + reportMs)).toFixed(0)} MB/s in all, ` +
-    `peak memory ${peakMb.toFixed(0)} MiB`,
+  `${(largeBytes / 1e6).toFixed(0)} MB, ${operations} operations: read in ${both(read)}, ` +
+    `reported in ${both(report)}: ${rate(read.wallMs)} and ${rate(read.wallMs + report.wallMs)} ` +
+    `with the report; by processor time ${rate(read.cpuMs)} and ` +
+    `${rate(read.cpuMs + report.cpuMs)}; peak memory ${peakMb.toFixed(0)} MiB`,
 );

@@ -237,7 +237,7 @@ test("what is no trace is refused in a sentence", async () => {
     ['[{"ts" 1}]', /a colon is missing/],
     ["[{} {}]", /a comma is missing/],
     ["[] []", /goes on after its end/],
-    ['[{"name":"\\u12"}]', /is no valid JSON/],
+    ['[{"ph":"X","cat":"kernel","ts":0,"name":"\\u12"}]', /is no valid JSON/],
   ];
   for (const [text, message] of cases) {
     await assert.rejects(read(text), { name: "BaleenError", message }, text);

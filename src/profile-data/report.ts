@@ -146,7 +146,7 @@ export function profileTrace(trace: Trace, options: ProfileOptions = {}): Device
         "record it with the profiler's CUDA activity.",
     );
   }
-  const rule = communication === undefined ? "rule table" : String(communication);
+  const rule = communication === undefined ? "the rule table" : String(communication);
   return devices.map((operations) => profileDevice(trace, operations, rule, kernelWaitUs * 1000));
 }
 

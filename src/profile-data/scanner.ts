@@ -48,7 +48,6 @@ export class TraceScanner {
   /** The event's `ph`, a character code; 0 if it has none. */
   phase = 0;
   /** Numbers of strings, or -1. */
-  name = -1;
   category = -1;
   pid = -1;
   tid = -1;
@@ -80,6 +79,8 @@ export class TraceScanner {
   private depth = 0;
   private inString = false;
   private readonly decoder = new TextDecoder();
+  /** Where the event's name begins in the buffer, or -1. */
+  private nameAt = -1;
   /** The end of the last string, before its quotation mark. */
   private stringEnd = 0;
 
@@ -126,6 +127,19 @@ export class TraceScanner {
       `The trace ends at byte ${this.dropped + this.end}, in the middle ` +
         `(${this.numEvents} events are whole): copy or record it again.`,
     );
+  }
+
+  /**
+   * The number of the event's name, or -1. Asked for by the sink, for events that it keeps: a trace may
+   * have millions of names that nobody wants.
+   */
+  name(): number {
+    if (this.nameAt < 0) return -1;
+    const after = this.pos;
+    this.pos = this.nameAt;
+    const id = this.word();
+    this.pos = after;
+    return id;
   }
 
   private run(): void {
@@ -226,7 +240,7 @@ export class TraceScanner {
 
   private readEvent(): void {
     this.phase = 0;
-    this.name = this.category = this.pid = this.tid = -1;
+    this.nameAt = this.category = this.pid = this.tid = -1;
     this.hasTime = this.hasDuration = false;
     this.stream = this.argName = this.waitOnStream = -1;
     this.correlation = this.waitOnCorrelation = Number.NaN;
@@ -255,8 +269,10 @@ export class TraceScanner {
     } else if (length === 3 && this.isKey(key, "cat")) this.category = this.word();
     else if (length === 3 && this.isKey(key, "pid")) this.pid = this.word();
     else if (length === 3 && this.isKey(key, "tid")) this.tid = this.word();
-    else if (length === 4 && this.isKey(key, "name")) this.name = this.word();
-    else if (length === 4 && this.isKey(key, "args") && bytes[this.pos] === braceOpen) {
+    else if (length === 4 && this.isKey(key, "name")) {
+      this.nameAt = this.pos;
+      this.skipValue();
+    } else if (length === 4 && this.isKey(key, "args") && bytes[this.pos] === braceOpen) {
       this.readArgs();
     } else this.skipValue();
   }

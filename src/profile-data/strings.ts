@@ -40,7 +40,7 @@ export class StringTable {
   }
 
   /**
-   * The number of the string whose raw form is `bytes[start, end)`, with `hash` by `hashOf` over it.
+   * The number of the string whose raw form is `bytes[start, end)`, with a hash of it.
    * `decode` makes the text, once for each raw form.
    */
   intern(

@@ -96,9 +96,9 @@ class TraceBuilder implements EventSink {
       this.checkTime(scanner);
       this.append(scanner, kind);
     } else if (phase === phaseBegin || phase === phaseEnd) this.beginOrEnd(scanner);
-    else if (phase === phaseMetadata && scanner.name >= 0 && scanner.argName >= 0) {
+    else if (phase === phaseMetadata && scanner.argName >= 0) {
       const { strings } = scanner;
-      if (strings.text(scanner.name) === "process_name") {
+      if (scanner.name() === strings.idOf("process_name")) {
         this.processNames.set(scanner.pid, strings.text(scanner.argName));
       }
     }
@@ -129,7 +129,7 @@ class TraceBuilder implements EventSink {
     this.startNs[row] = time.ns;
     this.durationNs[row] = hasDuration ? duration.us * 1000 + duration.ns : 0;
     this.kind[row] = kind;
-    this.name[row] = scanner.name;
+    this.name[row] = scanner.name();
     this.pid[row] = scanner.pid;
     this.tid[row] = scanner.tid;
     this.stream[row] = scanner.stream;
