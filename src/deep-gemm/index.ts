@@ -51,6 +51,12 @@ export {
   type GroupedSizes,
 } from "./ptx-fp8.ts";
 export { type CardModel, type GemmPlan, hopperFp8Card, planGemm } from "./ptx-heuristics.ts";
+export {
+  type MqaLogitsAddresses,
+  type MqaLogitsConfig,
+  mqaLogitsKernel,
+  mqaLogitsLaunch,
+} from "./ptx-mqa-logits.ts";
 export { type PortableConfig, portableGemmKernel } from "./ptx-portable.ts";
 export type { OutputType } from "./ptx-store.ts";
 export type { Grouping, TileGrid } from "./ptx-tiles.ts";
