@@ -5,7 +5,8 @@ import type { Tensor } from "../tensor/index.ts";
 import { checkTensor } from "./checks.ts";
 import { gemm } from "./gemm.ts";
 import { matrixAt, placeC, viewAt } from "./operands.ts";
-import { packWeights } from "./pack.ts";
+import { packForCall } from "./pack.ts";
+import { duringCall } from "./workspace.ts";
 
 /** Expressions that `einsum` knows. */
 export type EinsumExpression = "bmk,bnk->mn" | "bhr,hdr->bhd" | "bhd,hdr->bhr";
@@ -56,8 +57,10 @@ function sumOfProducts(
   }
   // One after the other: they add to the same D.
   for (let i = 0; i < batch && k > 0; i++) {
-    const packed = packWeights(device, [{ weight: matrixAt(b, i) }], "bf16");
-    gemm(device, [{ a: { type: "bf16", values: matrixAt(a, i) }, m, b: packed, d, accumulate }]);
+    duringCall(device, () => {
+      const packed = packForCall(device, { weight: matrixAt(b, i) }, "bf16");
+      gemm(device, [{ a: { type: "bf16", values: matrixAt(a, i) }, m, b: packed, d, accumulate }]);
+    });
     accumulate = true;
   }
 }
@@ -78,14 +81,16 @@ function productsOfHeads(
     for (let i = 0; i < batch * heads; i++) d.data.fill(0, i * d.stride, i * d.stride + width);
     return;
   }
-  const groups = Array.from({ length: heads }, (_, head) => ({
-    a: {
-      type: "bf16" as const,
-      values: viewAt(a, head * a.stride, [batch, depth], heads * a.stride),
-    },
-    m: batch,
-    b: packWeights(device, [{ weight: matrixAt(b, head), transposed }], "bf16"),
-    d: viewAt(d, head * d.stride, [batch, width], heads * d.stride),
-  }));
-  gemm(device, groups);
+  duringCall(device, () => {
+    const groups = Array.from({ length: heads }, (_, head) => ({
+      a: {
+        type: "bf16" as const,
+        values: viewAt(a, head * a.stride, [batch, depth], heads * a.stride),
+      },
+      m: batch,
+      b: packForCall(device, { weight: matrixAt(b, head), transposed }, "bf16"),
+      d: viewAt(d, head * d.stride, [batch, width], heads * d.stride),
+    }));
+    gemm(device, groups);
+  });
 }

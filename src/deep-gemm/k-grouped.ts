@@ -10,7 +10,7 @@ import { checkTensor, isCount } from "./checks.ts";
 import { transpose, widen } from "./convert.ts";
 import { gemm } from "./gemm.ts";
 import { matrixAt, placeC, rowsAt, viewAt } from "./operands.ts";
-import { packWeights } from "./pack.ts";
+import { packForCall } from "./pack.ts";
 import type { GemmGroup } from "./types.ts";
 import { duringCall } from "./workspace.ts";
 
@@ -35,7 +35,7 @@ export function kGroupedBf16GemmTnContiguous(
   launch(device, d, ks, accumulate, (group, from) => {
     const values = transpose(device, rowsAt(a, from, ks[group]));
     const weight = rowsAt(b, from, ks[group]);
-    const packed = packWeights(device, [{ weight, transposed: true }], "bf16");
+    const packed = packForCall(device, { weight, transposed: true }, "bf16");
     return { a: { type: "bf16", values }, b: packed };
   });
 }
@@ -67,7 +67,7 @@ export function kGroupedFp8GemmTnContiguous(
     const matrix = { weight, scales: scalesOf(b), transposed: true };
     return {
       a: { type: "f8e4m3", values, scales: scalesOf(a) },
-      b: packWeights(device, [matrix], "f8e4m3"),
+      b: packForCall(device, matrix, "f8e4m3"),
     };
   });
 }
@@ -100,7 +100,7 @@ export function kGroupedFp8GemmNtContiguous(
     const matrix = { weight: codesOf(b, n), scales: scalesOf(b) };
     return {
       a: { type: "f8e4m3", values: widen(device, codesOf(a, m)), scales: scalesOf(a) },
-      b: packWeights(device, [matrix], "f8e4m3"),
+      b: packForCall(device, matrix, "f8e4m3"),
     };
   });
 }

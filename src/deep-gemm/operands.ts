@@ -10,7 +10,7 @@ import {
 } from "../tensor/index.ts";
 import { checkTensor } from "./checks.ts";
 import { widen } from "./convert.ts";
-import { PackedMatrix, packWeights } from "./pack.ts";
+import { PackedMatrix, packForCall } from "./pack.ts";
 import type { Activations, ActivationType, PackedWeights, WeightMatrix } from "./types.ts";
 
 /** One weight matrix `[n, k]`: packed for the function's activation type, or raw. */
@@ -43,7 +43,7 @@ function anyShape(dimensions: number, last: string): string[] {
   return [...["groups", "m"].slice(3 - dimensions), last];
 }
 
-/** `b` packed for `activation`; `transposed` where it is raw and `[k, n]`. */
+/** `b` packed for `activation`, for the call at hand; `transposed` where it is raw and `[k, n]`. */
 export function packOne(
   device: Device,
   b: Weights<RawWeights>,
@@ -51,7 +51,7 @@ export function packOne(
   transposed: boolean = false,
 ): PackedWeights {
   if (b instanceof PackedMatrix) return b;
-  return packWeights(device, [matrixOf(b as RawWeights, transposed)], activation);
+  return packForCall(device, matrixOf(b as RawWeights, transposed), activation);
 }
 
 function matrixOf(b: RawWeights, transposed: boolean): WeightMatrix {
@@ -62,7 +62,7 @@ function matrixOf(b: RawWeights, transposed: boolean): WeightMatrix {
   return matrix as WeightMatrix;
 }
 
-/** The matrices of all groups, packed for `activation`. */
+/** The matrices of all groups, packed for `activation`, for the call at hand. */
 export function packAll(
   device: Device,
   b: GroupedWeights<RawWeights>,
@@ -89,7 +89,7 @@ export function packAll(
   return Array.from({ length: shape[0] }, (_, group) => {
     const scales = "scales" in rest ? { scales: matrixAt(rest.scales, group) } : {};
     const matrix = { ...rest, ...scales, weight: matrixAt<DType>(weight, group) };
-    return packWeights(device, [matrix as WeightMatrix], activation);
+    return packForCall(device, matrix as WeightMatrix, activation);
   });
 }
 

@@ -11,7 +11,7 @@ import { checkTensor } from "./checks.ts";
 import { transpose } from "./convert.ts";
 import { type PackedType, panelColumns, panelElements, panelIndex } from "./layout.ts";
 import type { ActivationType, PackedWeights, WeightMatrix } from "./types.ts";
-import { duringCall } from "./workspace.ts";
+import { duringCall, temporary } from "./workspace.ts";
 import { packPanels } from "./x86-pack.ts";
 
 /** Which weights each activation type multiplies. */
@@ -32,7 +32,14 @@ export interface PackedShape {
   readonly columnScales: boolean;
 }
 
-/** Packed weights as this room knows them: the contract plus the memory, at first all zero. */
+/** Where packed weights lie: memory whose contents may be anything. */
+export type AllocateTensor = <D extends PackedType | "i32">(
+  device: Device,
+  dtype: D,
+  shape: readonly number[],
+) => Tensor<D>;
+
+/** Packed weights as this room knows them: the contract plus the memory, to be filled. */
 export class PackedMatrix implements PackedWeights {
   readonly activation: ActivationType;
   readonly dtype: PackedType;
@@ -58,7 +65,11 @@ export class PackedMatrix implements PackedWeights {
   /** int32 `[panels]`: the columns of each panel that exist; the rest is padding. */
   readonly widths: Tensor<"i32">;
 
-  constructor(device: Device, { activation, dtype, k, parts, columnScales }: PackedShape) {
+  constructor(
+    device: Device,
+    { activation, dtype, k, parts, columnScales }: PackedShape,
+    allocate: AllocateTensor = allocateLasting,
+  ) {
     this.activation = activation;
     this.dtype = dtype;
     this.k = k;
@@ -72,16 +83,21 @@ export class PackedMatrix implements PackedWeights {
     this.sumProgramName = `${this.programName}, summed`;
     this.columns = firstPanels.map((panel) => panel * panelColumns);
     this.width = this.columns.at(-1)! + parts.at(-1)!;
-    this.stream = allocateLasting(device, dtype, [panels, panelElements(dtype, k)]);
+    this.stream = allocate(device, dtype, [panels, panelElements(dtype, k)]);
     const scaleCount = ceilDiv(k, blockSize) * (columnScales ? panelColumns : 1);
-    this.scales =
-      dtype === "f8e4m3" ? allocateLasting(device, "f32", [panels, scaleCount]) : undefined;
-    this.widths = allocateLasting(device, "i32", [panels]);
+    this.scales = dtype === "f8e4m3" ? allocate(device, "f32", [panels, scaleCount]) : undefined;
+    this.widths = allocate(device, "i32", [panels]);
     this.widths.data.fill(panelColumns);
     parts.forEach((n, part) => {
       if (n % panelColumns === 0) return;
       this.widths.data[firstPanels[part] + Math.floor(n / panelColumns)] = n % panelColumns;
     });
+    // The partner of a last odd k: it is multiplied by zero, and must not be NaN.
+    const elements = panelElements(dtype, k);
+    for (let end = elements; dtype !== "f32" && k % 2 === 1 && end <= panels * elements; ) {
+      this.stream.data.fill(0, end - 2 * panelColumns, end);
+      end += elements;
+    }
     this.panelBytes = this.stream.data.byteLength / panels;
     this.bytes = this.stream.data.byteLength + (this.scales?.data.byteLength ?? 0);
   }
@@ -97,6 +113,24 @@ export function packWeights(
   matrices: readonly WeightMatrix[],
   activation: ActivationType,
 ): PackedWeights {
+  return pack(device, matrices, activation, allocateLasting);
+}
+
+/** As `packWeights`, into `temporary` memory: for the call at hand only. */
+export function packForCall(
+  device: Device,
+  matrix: WeightMatrix,
+  activation: ActivationType,
+): PackedWeights {
+  return pack(device, [matrix], activation, temporary);
+}
+
+function pack(
+  device: Device,
+  matrices: readonly WeightMatrix[],
+  activation: ActivationType,
+  allocate: AllocateTensor,
+): PackedWeights {
   assert(Array.isArray(matrices) && matrices.length > 0, "matrices: got none, wanted at least one");
   const isKnown = Object.hasOwn(weightTypes, activation);
   assert(isKnown, () => `activation: got ${activation}, wanted ${Object.keys(weightTypes)}`);
@@ -109,7 +143,8 @@ export function packWeights(
   const k = matrices[0].weight.shape?.[matrices[0].transposed ? 0 : 1];
   const parts = matrices.map((matrix, i) => checkMatrix(matrix, `matrices[${i}]`, dtype, k));
   const columnScales = matrices.some(hasColumnScales);
-  const packed = new PackedMatrix(device, { activation, dtype, k, parts, columnScales });
+  const shape = { activation, dtype, k, parts, columnScales };
+  const packed = new PackedMatrix(device, shape, allocate);
   matrices.forEach((matrix, part) => {
     duringCall(device, () => {
       packPart(device, packed, matrix, packed.columns[part] / panelColumns);

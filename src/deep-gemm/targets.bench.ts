@@ -13,10 +13,13 @@ import { processCpuTimeUs } from "../native/index.ts";
 import { type BlockScaled, f32ToBf16, type Tensor, zeros } from "../tensor/index.ts";
 import {
   fp8GemmNt,
+  fp8MqaLogits,
   gemm,
+  kGroupedBf16GemmTnContiguous,
   mGroupedFp8GemmNtMasked,
   type PackedWeights,
   packWeights,
+  perTokenCastToFp8,
   prepareGemm,
 } from "./index.ts";
 import { arithmeticLimit, limitTasks, readLimit } from "./testing-limits.ts";
@@ -336,6 +339,62 @@ async function maskedRows(device: Device, print: Print): Promise<void> {
   }
 }
 
+/** What has no target: weight gradients, the indexer's logits, casts. */
+async function otherRows(device: Device, print: Print): Promise<void> {
+  const { threads } = device;
+  const allocate = (bytes: number) => device.allocate(bytes);
+  const peak = peakOf(device, true);
+  const [m, n, ks] = [1024, 2048, [256, 0, 512, 1280]];
+  const k = 2048;
+  const gradient = new Operands(device, m, n, k);
+  const [left, right] = [gradient.bf16(k, m), gradient.bf16(k, n)];
+  const to = zeros("f32", [ks.length, m, n], allocate);
+  const layout = zeros("i32", [ks.length]);
+  layout.data.set(ks);
+  const [queries, heads, depth, keys] = [64, 64, 128, 8192];
+  const q = gradient.fp8([queries, heads, depth], 1).codes;
+  const kv = {
+    codes: gradient.fp8([keys, depth], 1).codes,
+    scales: zeros("f32", [keys], allocate),
+  };
+  kv.scales.data.fill(1);
+  const weights = gradient.f32(queries, heads);
+  const [starts, ends] = [zeros("i32", [queries]), zeros("i32", [queries])];
+  ends.data.fill(keys);
+  const x = gradient.bf16(2048, 7168);
+  const results = await race(threads, 7, [
+    peak,
+    {
+      name: "gradient",
+      amount: gradient.operations,
+      run: () => kGroupedBf16GemmTnContiguous(device, left, right, to, ks, layout, to),
+    },
+    {
+      name: "logits",
+      amount: 2 * queries * heads * depth * keys,
+      run: () => fp8MqaLogits(device, q, kv, weights, starts, ends, false),
+    },
+    readingOf(device),
+    {
+      name: "cast",
+      amount: x.data.byteLength,
+      run: () => perTokenCastToFp8(device, x, true),
+    },
+  ]);
+  const of = (name: string) => results.get(name)!;
+  const share = (name: string) => `${percent(of(name), of("peak"))} of vdpbf16ps`;
+  print(
+    `${threads}T k-grouped bf16, 3 groups of 2048 rows in all, ${m} x ${n}, operands packed ` +
+      `inside: ${share("gradient")} ${clocks(of("gradient"))}`,
+  );
+  print(
+    `${threads}T MQA logits, ${queries} x ${heads} x ${depth} over ${keys} keys, packed inside: ` +
+      `${share("logits")} ${clocks(of("logits"))}`,
+  );
+  const read = percent(of("cast"), of("read"));
+  print(`${threads}T cast per token, bf16 2048 x 7168: ${read} of reading ${clocks(of("cast"))}`);
+}
+
 function part(tensor: Tensor, index: number, shape: readonly number[]) {
   const start = index * shape[0] * tensor.stride;
   const data = tensor.data.subarray(start) as never;
@@ -426,6 +485,7 @@ async function benchTargets(print: Print): Promise<void> {
     for (const m of [128, 512]) await denseRows(device, m, { blas, dnnl }, print);
     await fp8Rows(device, ort, print);
     await maskedRows(device, print);
+    await otherRows(device, print);
   }
   for (const device of devices) device.close();
 }

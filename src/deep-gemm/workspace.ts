@@ -15,7 +15,7 @@ import {
 
 const alignment = 64;
 /** What is kept at most; a call that needs more allocates the rest for itself. */
-const keptBytesMax = 64 * 2 ** 20;
+const keptBytesMax = 256 * 2 ** 20;
 
 class Workspace {
   private readonly device: Device;
@@ -52,7 +52,7 @@ class Workspace {
       this.used = used;
       if (--this.depth === 0) {
         const bytes = Math.min(this.wanted, keptBytesMax);
-        if (bytes > this.buffer.byteLength) this.buffer = this.device.allocate(2 * bytes);
+        if (bytes > this.buffer.byteLength) this.buffer = this.device.allocate(bytes);
         this.wanted = 0;
       }
     }
