@@ -10,6 +10,9 @@ const [rowMajor, plain, transposed] = [101, 111, 112];
 /** OpenBLAS, or a line that says how to install it. */
 export function openOpenblas() {
   let blas;
+  // Variables that may hold it back, such as to kernels of 256 bits: it chooses best by itself.
+  delete process.env.OPENBLAS_CORETYPE;
+  delete process.env.OPENBLAS_L2_SIZE;
   try {
     blas = koffi.load(library);
   } catch {
@@ -19,8 +22,9 @@ export function openOpenblas() {
   const sgemm = blas.func("cblas_sgemm", "void", [i, i, i, i, i, i, f, a, i, a, i, f, a, i]);
   const setThreads = blas.func("openblas_set_num_threads", "void", [i]);
   const name = blas.func("openblas_get_config", "str", [])().trim();
+  const core = blas.func("openblas_get_corename", "str", [])();
   return {
-    name: name.split(" ").slice(0, 2).join(" "),
+    name: `${name.split(" ").slice(0, 2).join(" ")} (${core})`,
     /** A function that computes d = a b^T, a `[m, k]`, b `[n, k]`, with so many threads. */
     sgemmNt: ({ m, n, k, a, b, d, threads }) => {
       return () => {

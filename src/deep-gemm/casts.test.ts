@@ -1,7 +1,17 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { Random } from "../base/index.ts";
-import { bf16ToF32, f8e4m3ToF32, fromF32, type Tensor, tensorOf, zeros } from "../tensor/index.ts";
+import type { Device } from "../device/index.ts";
+import {
+  type BlockScaled,
+  bf16ToF32,
+  columnsOf,
+  f8e4m3ToF32,
+  fromF32,
+  type Tensor,
+  tensorOf,
+  zeros,
+} from "../tensor/index.ts";
 import * as deepGemm from "./index.ts";
 import { openAll, strided } from "./testing.ts";
 
@@ -77,6 +87,7 @@ for (const device of devices) {
             const matrix = dtype === "bf16" ? fromF32(exact, "bf16") : exact;
             const x = strided<"f32" | "bf16">(device, matrix, k + 3) as Tensor<"f32">;
             const { codes, scales } = cast(device, x, useUe8m0);
+            checkOut(device, cast, x, useUe8m0, { codes, scales });
             const value = (i: number, j: number) =>
               dtype === "bf16" ? bf16ToF32(matrix.data[i * k + j]) : matrix.data[i * k + j];
             assert.deepEqual(scales.shape, [Math.ceil(m / rows), Math.ceil(k / columns)]);
@@ -102,6 +113,33 @@ for (const device of devices) {
       }
     }
   });
+}
+
+/** The same into memory that is given, with rows apart. */
+function checkOut(
+  device: Device,
+  cast: typeof deepGemm.perTokenCastToFp8,
+  x: Tensor<"f32">,
+  useUe8m0: boolean,
+  wanted: BlockScaled,
+): void {
+  const apart = <D extends "f32" | "f8e4m3">({ dtype, shape }: Tensor<D>): Tensor<D> => {
+    const whole = zeros(dtype, [shape[0], shape[1] + 3], (bytes) => device.allocate(bytes));
+    whole.data.fill(1);
+    return columnsOf(whole, 0, shape[1]);
+  };
+  const out = { codes: apart(wanted.codes), scales: apart(wanted.scales) };
+  assert.equal(cast(device, x, useUe8m0, out).codes, out.codes);
+  for (const name of ["codes", "scales"] as const) {
+    const [got, exact] = [out[name], wanted[name]];
+    const [rows, columns] = exact.shape;
+    for (let i = 0; i < rows; i++) {
+      const row = got.data.subarray(i * got.stride, i * got.stride + columns);
+      assert.deepEqual(row, exact.data.subarray(i * columns, (i + 1) * columns));
+      const behind = got.data.subarray(i * got.stride + columns, (i + 1) * got.stride);
+      assert.ok(behind.every((value) => value === 1));
+    }
+  }
 }
 
 test("ceilToUe8m0 is the least power of two that is not below, within the exponent's range", () => {

@@ -153,7 +153,17 @@ function groupedCalls(operands: Operands): NamedArguments[] {
   ];
 }
 
-function otherCalls({ m, n, k, f32, bf16, codes, ints, powers }: Operands): NamedArguments[] {
+function otherCalls({
+  m,
+  n,
+  k,
+  f32,
+  bf16,
+  codes,
+  ints,
+  powers,
+  rows8,
+}: Operands): NamedArguments[] {
   const depth = Math.min(128, Math.ceil(k / 4) * 4);
   const [heads, keys] = [Math.min(m, 8), n];
   return [
@@ -182,7 +192,7 @@ function otherCalls({ m, n, k, f32, bf16, codes, ints, powers }: Operands): Name
       true,
     ],
     ["getPagedMqaLogitsMetadata", ints([1000, 3], [2, 1]), 64, 4],
-    ["perTokenCastToFp8", f32(m, k), false],
+    ["perTokenCastToFp8", f32(m, k), false, rows8(m, k)],
     ["perChannelCastToFp8", bf16(m, k), true],
     ["perBlockCastToFp8", f32(m, k), true],
     ["ceilToUe8m0", 3],
