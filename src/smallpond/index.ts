@@ -62,3 +62,12 @@ export {
   schema,
   t,
 } from "./types.ts";
+export {
+  progressLine,
+  showProgress,
+  skewOf,
+  Watch,
+  type WatchedAttempt,
+  type WatchedStage,
+} from "./watch.ts";
+export { serveWatch, type WatchServer } from "./watch-server.ts";

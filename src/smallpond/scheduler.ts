@@ -45,8 +45,7 @@ export type RunEvent =
       readonly kind: "end";
       readonly stage: string;
       readonly partition: number;
-      /** Undefined where an earlier run had done it. */
-      readonly attempt: string | undefined;
+      readonly attempt: string;
       readonly atMs: number;
       readonly bytes: number;
       readonly rows: number;
@@ -61,6 +60,8 @@ export interface StageSummary {
   readonly key: string;
   readonly label: string;
   readonly partitions: number;
+  /** Partitions that earlier runs had done. */
+  readonly reused: number;
   readonly inputs: readonly string[];
 }
 
@@ -136,7 +137,7 @@ class Run {
     throwIfAborted(signal);
     this.emit({
       kind: "plan",
-      stages: [...this.states.values()].map(({ stage }) => summary(stage)),
+      stages: [...this.states.values()].map(summary),
     });
     const stop = () =>
       this.fail(
@@ -352,7 +353,8 @@ class Run {
   }
 }
 
-function summary(stage: Stage): StageSummary {
+function summary({ stage, remaining }: StageState): StageSummary {
   const { key, label, partitions } = stage;
-  return { key, label, partitions, inputs: upstreamOf(stage).map((other) => other.key) };
+  const inputs = upstreamOf(stage).map((other) => other.key);
+  return { key, label, partitions, reused: partitions - remaining, inputs };
 }

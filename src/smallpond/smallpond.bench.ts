@@ -36,7 +36,7 @@ async function inProcess(work: () => Promise<unknown>): Promise<Cost> {
 /** A cost here and, as their commits tell, in the workers. */
 async function inWorkers(pond: Pond, work: () => Promise<unknown>): Promise<Cost> {
   let workersMs = 0;
-  const listen = (event: { kind: string; cpuMs?: number; attempt?: string | undefined }) => {
+  const listen = (event: { kind: string; cpuMs?: number; attempt?: string }) => {
     if (event.kind === "end") workersMs += event.cpuMs ?? 0;
   };
   pond.events.on("event", listen);
