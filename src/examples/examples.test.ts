@@ -9,6 +9,15 @@ const folder = dirname(fileURLToPath(import.meta.url));
 
 /** What each example must print, line by line. */
 const wanted: Readonly<Record<string, readonly RegExp[]>> = {
+  "deep-gemm": [
+    /^device: (x86$|reference: )/,
+    /^FP8 beside bf16: within 1e-3$/,
+    /^packed weights: 524288 bytes, read once a product$/,
+    /^experts: row 3 is padding and was left alone$/,
+    /^gradients: some, zero, some$/,
+    /^query 0: key \d+ of 300$/,
+    /^query 1: key \d+ of 150$/,
+  ],
   eplb: [
     ...[0, 1].map(
       (n) => new RegExp(`^layer ${n}: busiest GPU 1\\.\\d+ of the mean \\(exact mode 1`),
