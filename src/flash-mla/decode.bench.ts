@@ -107,7 +107,10 @@ function makeCall(device: Device, { batch, heads, keys }: Shape): () => void {
   const blockTable = tensorOf("i32", [batch, pages], Int32Array.from(order));
   const cacheSeqlens = tensorOf("i32", [batch], new Int32Array(batch).fill(keys));
   const { threads } = device;
-  const { tileSchedulerMetadata, numSplits } = getMlaMetadata(cacheSeqlens, heads, 1, { threads });
+  const { tileSchedulerMetadata, numSplits } = getMlaMetadata(cacheSeqlens, heads, 1, {
+    threads,
+    overheadBlocks: 1,
+  });
   const out = zeros("bf16", [batch, 1, heads, headDimV], device.allocate);
   const lse = zeros("f32", [batch, heads, 1], device.allocate);
   return () => {
@@ -179,8 +182,9 @@ interface Times {
   readonly undisturbed: number | undefined;
 }
 
-/** Undisturbed runs that are enough. */
-const enough = 3;
+/** Undisturbed runs that are enough, and how long they are waited for. */
+const enough = 5;
+const patienceMs = 6000;
 
 /**
  * Runs all works in turn. Several threads are timed by the wall, so that runs count in which they
@@ -192,8 +196,9 @@ function race(device: Device, runs: number, works: readonly (() => void)[]): Tim
   const now = threads === 1 ? threadCpuTimeUs : () => performance.now() * 1e3;
   const all = works.map(() => [] as { us: number; cpuUs: number; share: number }[]);
   const quiet = (i: number) => all[i].filter(({ share }) => threads === 1 || share > 0.95);
+  const end = performance.now() + patienceMs;
   const isDone = (run: number): boolean =>
-    run >= runs && (run >= 3 * runs || works.every((_, i) => quiet(i).length >= enough));
+    run >= runs && (performance.now() > end || works.every((_, i) => quiet(i).length >= enough));
   for (let run = -1; !isDone(run); run++) {
     works.forEach((work, i) => {
       const [start, cpu] = [now(), processCpuTimeUs()];

@@ -1,8 +1,8 @@
 /**
  * @file The tile scheduler's metadata: how the keys of a batch of requests are shared out. Pure.
  *
- * Work is counted in blocks of 64 keys, plus 5 for what a request costs besides. Every part gets the
- * same payload, the mean rounded up plus 5 once more; requests are dealt out in order, and one that
+ * Work is counted in blocks of 64 keys, plus some (5) for what a request costs besides. Every part
+ * gets the same payload, the mean rounded up plus those once more; requests are dealt out in order, and one that
  * does not fit is split at a block. Source: FlashMLA's scheduler (facts); here a part is a share of
  * the threads rather than of the multiprocessors, and a tile takes 128 rows.
  */
@@ -11,8 +11,6 @@ import { type Tensor, tensorOf } from "../tensor/index.ts";
 import { checkTensor, sizesOf } from "./checks.ts";
 import { pageTokens } from "./types.ts";
 
-/** Blocks that a request costs besides its own. */
-const overheadBlocks = 5;
 /** Rows (query tokens times heads of a key head) that a task takes together. */
 const tileRows = 128;
 
@@ -49,6 +47,11 @@ export interface MlaMetadataOptions {
   readonly extraTopkLength?: Tensor<"i32">;
   /** Threads that share the work: those of the device; default 1, which splits nothing. */
   readonly threads?: number;
+  /**
+   * Blocks that a request costs besides its own: default 5, as upstream, which suits a GPU; a
+   * processor does with 1, and shares a long request more evenly.
+   */
+  readonly overheadBlocks?: number;
 }
 
 /**
@@ -65,6 +68,7 @@ export function getMlaMetadata(
   const [batch] = sizesOf("cacheSeqlens", cacheSeqlens, "batch");
   checkTensor("cacheSeqlens", cacheSeqlens, "i32", [batch]);
   const { topk, topkLength, extraTopk, extraTopkLength, threads = 1 } = options;
+  const { overheadBlocks = 5 } = options;
   const counts = {
     numHeadsPerHeadK,
     numHeadsK,
@@ -90,7 +94,11 @@ export function getMlaMetadata(
     }
     return topk === undefined ? blocksOf(own) : sparseBlocksOf(own, extra);
   });
-  return dealOut(blocks, parts);
+  assert(
+    Number.isSafeInteger(overheadBlocks) && overheadBlocks >= 0 && overheadBlocks <= countMax,
+    () => `overheadBlocks: got ${overheadBlocks}, wanted 0..${countMax}`,
+  );
+  return dealOut(blocks, parts, overheadBlocks);
 }
 
 /** Blocks of a request with so many keys; one that has none is a block, too. */
@@ -104,7 +112,7 @@ export function sparseBlocksOf(own: number, extra: number | undefined): number {
   return blocksOf(blocksOf(own) * pageTokens + extra);
 }
 
-function dealOut(blocks: readonly number[], parts: number): MlaMetadata {
+function dealOut(blocks: readonly number[], parts: number, overheadBlocks: number): MlaMetadata {
   const batch = blocks.length;
   const total = blocks.reduce((sum, count) => sum + count + overheadBlocks, 0);
   const payload = ceilDiv(total, parts) + overheadBlocks;
