@@ -8,6 +8,8 @@ import type {
 } from "../profile-data/index.ts";
 
 const columns = 64;
+/** Phases and layers of which the text tells. */
+const maxRows = 40;
 const blocks = " ▁▂▃▄▅▆▇█";
 
 /** Microseconds in a unit that suits them. */
@@ -156,8 +158,9 @@ function phaseLines({ report }: DeviceProfile): string[] {
   ];
   return kinds.flatMap(({ title, rows }) => {
     if (rows.length === 0) return [];
-    const most = Math.max(...rows.map(({ busyUs }) => busyUs));
-    const cells = rows.map((row) => [
+    const shown = rows.slice(0, maxRows);
+    const most = Math.max(...shown.map(({ busyUs }) => busyUs));
+    const cells = shown.map((row) => [
       row.title,
       String(row.operations),
       time(row.busyUs),
@@ -167,7 +170,8 @@ function phaseLines({ report }: DeviceProfile): string[] {
       bar(row.busyUs, most),
     ]);
     const head = [title, "operations", "busy", "computation", "communication", "exposed", ""];
-    return ["", ...table([head, ...cells])];
+    const more = rows.length - shown.length;
+    return ["", ...table([head, ...cells]), ...(more > 0 ? [`and ${more} more: see --json`] : [])];
   });
 }
 

@@ -80,6 +80,8 @@ test("a simulated schedule's trace: its ranks' bubbles", () => {
   const { ranks } = JSON.parse(baleen("profile", "d.json", "--json").stdout);
   assert.equal(ranks.length, 8);
   assert.deepEqual([ranks[0].spanUs, ranks[0].busyUs], [66_000, 60_000]);
+  const kinds = ["backward", "forward", "forward & backward", "weights"];
+  assert.deepEqual(Object.keys(ranks[0].categories).sort(), kinds);
 });
 
 test("damaged files and wrong calls: one sentence that names the file", () => {

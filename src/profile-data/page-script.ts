@@ -24,6 +24,7 @@ const palette = ["#3d7ea6", "#c96a3b", "#7a9a3b", "#8a63a8", "#2f9e8f", "#c2a83e
   "#5f7d95", "#94653e", "#4d9a57", "#7f78c4", "#a3a3a3", "#c98a8a", "#5aa9c9", "#86743a", "#666e73"];
 // As in the DeepSeek-V3 report: forward orange, backward green, weights blue.
 const phaseColour = (name) => {
+  if (name === "forward & backward") return "#b79ac9";
   if (/\(F\)|forward|\bfwd\b|^F\b/i.test(name)) return "#eda35b";
   if (/\(W\)|weight|wgrad|^W\b/i.test(name)) return "#7fb1dd";
   if (/\(B\)|backward|\bbwd\b|^B/i.test(name)) return "#8fbf7f";
@@ -58,7 +59,7 @@ function tiles(parent, report) {
   tile("critical path", share(totalUs - hostUs - waitUs, totalUs), "on the device");
 }
 
-function bars(parent, title, heads, rows, colour) {
+function bars(parent, title, heads, rows, colour, total = rows.length) {
   if (rows.length === 0) return;
   const block = make("section", parent);
   make("h2", block, title);
@@ -73,6 +74,7 @@ function bars(parent, title, heads, rows, colour) {
     box.style.width = (100 * bar) / (most || 1) + "%";
     box.style.background = colour(cells[0]);
   }
+  if (total > rows.length) make("p", block, "and " + (total - rows.length) + " more", "hint");
 }
 
 function draw(device) {
@@ -86,9 +88,14 @@ function draw(device) {
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", device.title + ": " + lanes.map((lane) => lane.title).join(", "));
   const tip = make("div", box, undefined, "tip");
-  make("p", page, "Wheel or + and −: zoom. Drag or arrows: move. Double click or 0: all of it.", "hint");
+  const grain = Math.max(...lanes.map((lane) => lane.grain));
+  make("p", page, "Wheel or + and −: zoom. Drag or arrows: move. Double click or 0: all of it." +
+    (grain ? " Too many operations: what is shorter than " + time(grain / 1000) + " is melted." : ""),
+    "hint");
   const sorted = Object.keys(report.categories);
-  const colourOf = (category) => palette[sorted.indexOf(category) % palette.length];
+  const colourOf = (category) => /^(forward|backward|weights)/.test(category)
+    ? phaseColour(category)
+    : palette[sorted.indexOf(category) % palette.length];
 
   const left = 118, top = 26, gap = 7;
   const [first, last] = [device.origin, device.origin + report.spanUs * 1000];
@@ -258,7 +265,7 @@ function draw(device) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 
   const legend = make("div", page, undefined, "legend");
-  for (const name of new Set(phases.filter((_, i) => lanes[0].phase.includes(i)).map((p) => p.name))) {
+  for (const { name } of report.phases.slice(0, 40)) {
     const item = make("span", legend, "");
     make("i", item).style.background = phaseColour(name);
     item.append(name);
@@ -269,10 +276,12 @@ function draw(device) {
       ({ cells: [name, count, time(sumUs), share(sumUs, report.spanUs)], bar: sumUs })), colourOf);
   bars(tables, "Phases", ["phase", "times", "busy", "communication", "exposed"],
     report.phases.map((p) => ({ cells: [p.name, p.instances, time(p.busyUs),
-      time(p.communicationUs), time(p.exposedUs)], bar: p.busyUs })), phaseColour);
+      time(p.communicationUs), time(p.exposedUs)], bar: p.busyUs })), phaseColour,
+    report.numPhases);
   bars(tables, "Layers", ["layer", "kernels", "busy", "communication", "exposed"],
     report.layers.map((l) => ({ cells: [String(l.layer), l.operations, time(l.busyUs),
-      time(l.communicationUs), time(l.exposedUs)], bar: l.busyUs })), () => palette[0]);
+      time(l.communicationUs), time(l.exposedUs)], bar: l.busyUs })), () => palette[0],
+    report.numLayers);
 }
 
 function lowerBound(values, wanted) {

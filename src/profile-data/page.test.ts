@@ -52,6 +52,7 @@ test("names of a trace can't break out of the page", async () => {
 test("a page stays small, however many operations there are", async () => {
   const page = profilePage([{ title: "big", profile: await made(50_000, 3) }]);
   assert.ok(page.length < 3e6, `got ${page.length} characters`);
+  assert.match(page, /"grain":[1-9]/);
 });
 
 /** How many distinct colours a strip of the canvas has. */

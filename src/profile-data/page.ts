@@ -16,6 +16,8 @@ export interface PageDevice {
 /** More rectangles than this a lane are melted with their neighbours: no screen shows them. */
 const maxRectangles = 20_000;
 const maxNameLength = 140;
+/** Rows of a table. */
+const maxRows = 60;
 
 /** One lane: starts (each from the one before) and lengths in nanoseconds, and what each is. */
 interface Lane {
@@ -28,6 +30,8 @@ interface Lane {
   readonly name: number[];
   readonly category: number[];
   readonly phase: number[];
+  /** Operations and gaps below it (nanoseconds) are not told apart; 0 where all are. */
+  readonly grain: number;
 }
 
 /** The page of `devices`, as the text of an HTML file. `subtitle` says where they come from. */
@@ -60,15 +64,34 @@ function pageData(profile: DeviceProfile): object {
       }),
     ),
   ];
-  const { kernelsByName: _, ...figures } = report;
+  const { kernelsByName: _, phases, layers, ...figures } = report;
+  const rows = { phases: phases.slice(0, maxRows), layers: layers.slice(0, maxRows) };
   return {
-    report: figures,
+    report: { ...figures, ...rows, numPhases: phases.length, numLayers: layers.length },
     origin: operations.start[0],
     lanes: lanes.filter(({ start }) => start.length > 0),
     names: names.list,
     categories: operations.categories,
-    phases: profile.phases.instances.map(({ name, layer }) => ({ name, layer })),
+    phases: usedPhases(lanes, profile),
   };
+}
+
+/** The phases that rectangles name, which from now on name them by index in this list. */
+function usedPhases(lanes: readonly Lane[], { phases }: DeviceProfile): object[] {
+  const list: object[] = [];
+  const known = new Map([[-1, -1]]);
+  for (const { phase } of lanes) {
+    phase.forEach((instance, i) => {
+      let index = known.get(instance);
+      if (index === undefined) {
+        const { name, layer } = phases.instances[instance];
+        index = list.push({ name, layer }) - 1;
+        known.set(instance, index);
+      }
+      phase[i] = index;
+    });
+  }
+  return list;
 }
 
 /** Texts by number. */
@@ -148,7 +171,9 @@ function hostLane({ phases, report }: DeviceProfile): Lane {
 /** A lane of `rectangles`, sorted by start; melted where there are too many. */
 function laneOf(title: string, kind: string, rectangles: Rectangle[], spanNs: number): Lane {
   let kept = rectangles;
-  for (let grain = spanNs / 2 ** 20; kept.length > maxRectangles; grain *= 2) {
+  let grain = 0;
+  while (kept.length > maxRectangles) {
+    grain = grain === 0 ? spanNs / 2 ** 20 : grain * 2;
     kept = melted(kept, grain);
   }
   let before = 0;
@@ -165,6 +190,7 @@ function laneOf(title: string, kind: string, rectangles: Rectangle[], spanNs: nu
     name: kept.map(({ name }) => name),
     category: kept.map(({ category }) => category),
     phase: kept.map(({ phase }) => phase),
+    grain,
   };
 }
 

@@ -317,13 +317,12 @@ type Timing = (indices: readonly number[]) => TimeReport;
 function phaseReports({ instances, ofOperation }: Phases, timeOf: Timing): PhaseReport[] {
   const phaseOf = (i: number): PhaseInstance | undefined => instances[ofOperation[i]];
   const groups = grouped(ofOperation.length, (i) => phaseOf(i)?.name);
-  const names = [...new Set(instances.map(({ name }) => name))];
-  return names.flatMap((name) => {
+  const openings = grouped(instances.length, (i) => instances[i].name);
+  return [...openings].flatMap(([name, own]) => {
     const indices = groups.get(name);
     if (indices === undefined) return [];
-    const own = instances.filter((instance) => instance.name === name);
-    const hostUs = own.reduce((sum, { start, end }) => sum + end - start, 0) / 1000;
-    return [{ name, instances: own.length, hostUs, ...timeOf(indices) }];
+    const hostNs = own.reduce((sum, i) => sum + instances[i].end - instances[i].start, 0);
+    return [{ name, instances: own.length, hostUs: hostNs / 1000, ...timeOf(indices) }];
   });
 }
 

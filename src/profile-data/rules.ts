@@ -45,6 +45,11 @@ export const kernelRules: readonly KernelRule[] = [
     "all-reduce",
     /cross_device_reduce|all_?reduce_fusion|(?:one|two)_?shot_?all_?reduce|multimem_all|symm_mem/i,
   ),
+  // Pipeline schedules, as dualpipe traces them.
+  { category: "forward", pattern: /^F$/ },
+  { category: "backward", pattern: /^B(?: input)?$/ },
+  { category: "weights", pattern: /^W$/ },
+  { category: "forward & backward", pattern: /^F&B$/ },
   { category: "attention", pattern: /flash_?(?:attn|fwd|bwd|mla)|flash::|fmha|attention|\bmla_/i },
   { category: "fp8 GEMM", pattern: /fp8\w*::GemmKernel|fp8\w*_gemm|gemm\w*(?:fp8|e4m3|e5m2)/i },
   { category: "swiglu", pattern: /swiglu|silu_and_mul|silu_mul|act_and_mul/i },
