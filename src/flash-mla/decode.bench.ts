@@ -278,6 +278,11 @@ function sparseCalls(device: Device, isLarge: boolean): Other[] {
   const cacheSeqlens = tensorOf("i32", [queries], new Int32Array(queries));
   const metadata = getMlaMetadata(cacheSeqlens, heads, 1, { topk, threads: device.threads });
   const operations = 2 * queries * topk * heads * (dimQk + headDimV);
+  // Results are kept: new ones at each call would be timed with the system's zeroing of pages.
+  const shape = [queries, 1, heads, headDimV];
+  const out = zeros("bf16", shape, device.allocate);
+  const lse = zeros("f32", [queries, heads, 1], device.allocate);
+  const maxLogits = zeros("f32", [queries, heads], device.allocate);
   const sizes = `${queries} queries, ${heads} heads, ${topk} keys of ${keys}`;
   return [
     {
@@ -287,7 +292,7 @@ function sparseCalls(device: Device, isLarge: boolean): Other[] {
         const { tileSchedulerMetadata, numSplits } = metadata;
         const indices = tensorOf("i32", [queries, 1, topk], list);
         const none = [undefined, undefined, headDimV] as const;
-        const options = { isFp8Kvcache: true, indices };
+        const options = { isFp8Kvcache: true, indices, out, lse };
         flashMlaWithKvCache(device, q, packed, ...none, tileSchedulerMetadata, numSplits, options);
       },
     },
@@ -297,7 +302,12 @@ function sparseCalls(device: Device, isLarge: boolean): Other[] {
       work: () => {
         const rows = { ...q, shape: [queries, heads, dimQk] };
         const all = { ...kv, shape: [keys, 1, dimQk] };
-        flashMlaSparseFwd(device, rows, all, tensorOf("i32", [queries, 1, topk], list), 0.04);
+        const indices = tensorOf("i32", [queries, 1, topk], list);
+        flashMlaSparseFwd(device, rows, all, indices, 0.04, headDimV, {
+          out: { ...out, shape: [queries, heads, headDimV] },
+          lse: { ...lse, shape: [queries, heads], stride: heads },
+          maxLogits,
+        });
       },
     },
   ];
@@ -312,6 +322,8 @@ function prefillCalls(device: Device, isLarge: boolean): Other[] {
   const lengths = [starts, starts, tokens, tokens] as const;
   const options = { causal: true };
   const { out, lse } = flashAttnVarlenFunc(device, q, k, v, ...lengths, options);
+  const [dq, dk, dv] = [q, k, v].map(({ shape }) => zeros("bf16", shape, device.allocate));
+  const gradients = { ...options, dq, dk, dv };
   const pairs = (tokens * (tokens + 1)) / 2;
   const sizes = `${tokens} tokens, ${heads} heads, ${qk}/${vo}, causal`;
   return [
@@ -323,7 +335,7 @@ function prefillCalls(device: Device, isLarge: boolean): Other[] {
     {
       name: `its gradients: ${sizes}`,
       operations: 2 * pairs * heads * (3 * qk + 2 * vo),
-      work: () => flashAttnVarlenBackward(device, dOut, q, k, v, out, lse, ...lengths, options),
+      work: () => flashAttnVarlenBackward(device, dOut, q, k, v, out, lse, ...lengths, gradients),
     },
   ];
 }
