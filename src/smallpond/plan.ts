@@ -136,7 +136,7 @@ export function renderNode(
     case "limit":
       return `SELECT * FROM ${inputs[0]} LIMIT ${node.count}`;
     case "query":
-      return placeInputs(parameters.render(node.query), inputs);
+      return placeInputs(parameters.render(node.query), inputs).replace(/;\s*$/, "");
   }
 }
 

@@ -444,6 +444,14 @@ test("bad rows, bad functions and taken folders are told in one sentence", async
   await fails(frame().count({ signal: gone.signal }), "aborted", /cancelled/);
 });
 
+test("a query may begin with WITH, and end in a semicolon or a comment", async () => {
+  const [row] = await pond.partialSql<{ a: number }>("SELECT 1 AS a;\n").collect();
+  const [other] = await pond.partialSql<{ a: number }>("SELECT 1 AS a -- one").collect();
+  const few = "WITH few AS (FROM {0} WHERE id < 2) SELECT max(id) AS a FROM few";
+  const [last] = await pond.partialSql<{ a: number }>(few, frame()).collect();
+  assert.deepEqual([row, other, last], [{ a: 1 }, { a: 1 }, { a: 1 }]);
+});
+
 test("bound values never become SQL", async () => {
   const nasty = `'; DROP TABLE x; --"$1{0}`;
   const [row] = await pond

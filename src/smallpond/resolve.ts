@@ -117,7 +117,7 @@ export class Resolver {
     const ctes = inputs.map(({ fields }, i) => `${names[i]} AS (${emptyQuery(fields)})`);
     const { values, types } = toBound(parameters.values);
     try {
-      const full = `DESCRIBE ${ctes.length > 0 ? "WITH " : ""}${ctes.join(", ")} ${text}`;
+      const full = `DESCRIBE ${ctes.length > 0 ? "WITH " : ""}${ctes.join(", ")} FROM (${text}\n)`;
       const rows = await (await this.duck.connection.run(full, values, types)).getRows();
       return rows.map(([name, type]) => ({ name: String(name), type: String(type) }));
     } catch (error) {

@@ -123,7 +123,7 @@ function partType(parts: number): string {
 
 function withClause(chain: readonly Definition[]): string {
   const ctes = chain.map((definition) =>
-    definition.kind === "query" ? `${quoteName(definition.name)} AS (${definition.sql})` : "",
+    definition.kind === "query" ? `${quoteName(definition.name)} AS (${definition.sql}\n)` : "",
   );
   return ctes.length > 0 ? `WITH ${ctes.join(", ")} ` : "";
 }

@@ -1,10 +1,10 @@
 /**
  * @file What `smallpond` costs beside bare DuckDB and polars, ours and the peer's strictly in turn: the
- * scheduler's rate, resuming, functions over rows, and the hash exchange. Small by default; `--large`
+ * scheduler's rate, resuming, functions over rows, TPC-H, and the hash exchange. Small by default; `--large`
  * runs the sizes of the README; `--soak` first kills processes 200 times. CPU is user and system time
  * of all processes involved.
  */
-import { readdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { medianOf } from "../base/index.ts";
 import { closeDuck, type Duck, openDuck, quoteText } from "./duck.ts";
@@ -12,6 +12,8 @@ import { init, type Pond, queueExecutor, type Row, schema, sql, t } from "./inde
 import type { Stage } from "./stage.ts";
 import { startWorker, survive } from "./testing/kills.ts";
 import { freePort, redisAbsence, startRedis } from "./testing/redis.ts";
+import { writeTpch } from "./testing/tpch-data.ts";
+import { overInputs, tpchQueries } from "./testing/tpch-queries.ts";
 import { freshFolder } from "./testing.ts";
 
 const large = process.argv.includes("--large");
@@ -152,6 +154,39 @@ async function queue(): Promise<void> {
   }
 }
 
+/** The 22 queries on one partition: ours in a worker with its answer written and read, and bare. */
+async function tpch(pond: Pond, duck: Duck): Promise<void> {
+  const scale = large ? 0.1 : 0.01;
+  const data = join(folder, "tpch");
+  mkdirSync(data);
+  for (const name of await writeTpch(duck, data, scale)) {
+    await duck.connection.run(
+      `CREATE VIEW ${name} AS FROM ${quoteText(join(data, `${name}.parquet`))}`,
+    );
+  }
+  const cpu: number[] = [];
+  const wall: number[] = [];
+  for (const query of tpchQueries) {
+    const { query: placed, tables } = overInputs(query);
+    const frames = tables.map((name) => pond.readParquet(join(data, `${name}.parquet`)));
+    const ours: Cost[] = [];
+    const bare: Cost[] = [];
+    for (let round = 0; round < Math.min(3, rounds); round++) {
+      // Another text each round, lest the answer of the last be found.
+      const ask = pond.partialSql(`${placed} -- ${round}`, ...frames);
+      ours.push(await inWorkers(pond, () => ask.collect()));
+      bare.push(await inProcess(async () => await (await duck.connection.run(query)).getRows()));
+    }
+    cpu.push(medianCost(ours).cpuMs / medianCost(bare).cpuMs);
+    wall.push(medianCost(ours).wallMs / medianCost(bare).wallMs);
+  }
+  const mean = (ratios: number[]) =>
+    Math.exp(ratios.reduce((sum, ratio) => sum + Math.log(ratio), 0) / ratios.length).toFixed(2);
+  console.log(
+    `TPC-H at scale ${scale}, one partition: geometric mean over bare DuckDB ${mean(cpu)} CPU, ${mean(wall)} wall, wanted 1.10`,
+  );
+}
+
 function report(what: string, ours: Cost, peer: string, theirs: Cost, wanted: number): void {
   const cpu = theirs.cpuMs / ours.cpuMs;
   const wall = theirs.wallMs / ours.wallMs;
@@ -256,6 +291,7 @@ try {
   await scheduler(pond);
   await queue();
   await mapRows(pond, duck);
+  await tpch(pond, duck);
   for (const rows of large ? [3_000_000, 10_000_000] : [50_000]) await exchange(pond, duck, rows);
 } finally {
   await pond.close();
