@@ -6,6 +6,7 @@ import { after, test } from "node:test";
 import fc from "fast-check";
 import { BaleenError, Random, VirtualClock } from "../../base/index.ts";
 import { Allocator } from "./allocator.ts";
+import type { Disk } from "./disk.ts";
 import { type ChunkChange, ChunkEngine, type Staging } from "./engine.ts";
 import { openFileDisk } from "./file-disk.ts";
 import { openLmdbStore } from "./lmdb-store.ts";
@@ -73,10 +74,15 @@ async function checkRead(
   );
 }
 
-test("any series of updates reads back as a plain array would, also after opening again", async () => {
+for (const openOne of [openFileDisk]) {
+  const words = "any series of updates reads back as a plain array would, also after opening again";
+  test(`${words} (${openOne.name})`, () => seriesOfUpdates(openOne));
+}
+
+async function seriesOfUpdates(openOne: (folder: string) => Disk): Promise<void> {
   const random = new Random(seed);
-  const path = join(folder, "files");
-  const open = () => ChunkEngine.open(openFileDisk(path), openLmdbStore(join(path, "records")));
+  const path = join(folder, openOne.name);
+  const open = () => ChunkEngine.open(openOne(path), openLmdbStore(join(path, "records")));
   let engine = await open();
   const models = [0, 1, 2].map(() => ({ bytes: new Uint8Array(0) as Uint8Array, version: 0 }));
   for (let i = 0; i < 150; i++) {
@@ -103,7 +109,7 @@ test("any series of updates reads back as a plain array would, also after openin
     assert.equal(engine.record({ inode: 5, index })?.committed?.version ?? 0, version);
   }
   await engine.close();
-});
+}
 
 test("many updates at once share their flushes", async () => {
   const path = join(folder, "group");
@@ -302,6 +308,13 @@ test("records survive encoding, and one changed bit is noticed", () => {
       ),
       length: fc.nat(),
       removed: fc.boolean(),
+      tag: fc.option(
+        fc.record(
+          { clientId: fc.integer({ min: 1 }), channel: fc.nat(), seq: fc.integer({ min: 1 }) },
+          { noNullPrototype: true },
+        ),
+        { nil: undefined },
+      ),
       checksums: fc.array(fc.nat(), { maxLength: 256 }).map((sums) => new Uint32Array(sums)),
     },
     { noNullPrototype: true },

@@ -141,6 +141,12 @@ export class ChunkEngine {
     return this.channels.get(channelKey(tag));
   }
 
+  /** Notes an update that changed nothing more here; durable when it resolves. */
+  async noteUpdate(tag: UpdateTag, version: number): Promise<void> {
+    if ((this.channel(tag)?.seq ?? -1) >= tag.seq) return;
+    await this.guarded(this.noteChannel(channelKey(tag), { seq: tag.seq, version }));
+  }
+
   /** The last updates of all channels, for a replica that is being filled. */
   allChannels(): [key: string, state: ChannelState][] {
     return [...this.channels];
@@ -218,7 +224,7 @@ export class ChunkEngine {
     const { chunk, version, chainVersion } = staging;
     const record = this.files.get(chunk.inode)?.get(chunk.index);
     const made = await this.write(staging, record);
-    const next: ChunkVersion = { ...made, version, chainVersion };
+    const next: ChunkVersion = { ...made, version, chainVersion, tag: staging.tag };
     const kept: ChunkRecord = record ?? {
       chunk,
       chunkBytes: staging.chunkBytes,
@@ -236,7 +242,8 @@ export class ChunkEngine {
     this.keep(kept);
     const { tag } = staging;
     const waits = [this.save(kept, true, retired)];
-    if (tag !== undefined) {
+    // An update whose client gave up may come after the channel's next one.
+    if (tag !== undefined && (this.channel(tag)?.seq ?? -1) < tag.seq) {
       waits.push(this.noteChannel(channelKey(tag), { seq: tag.seq, version }));
     }
     await this.guarded(Promise.all(waits));
@@ -349,7 +356,7 @@ export class ChunkEngine {
   private async write(
     { chunk, chunkBytes, change }: Staging,
     record: Readonly<ChunkRecord> | undefined,
-  ): Promise<Omit<ChunkVersion, "version" | "chainVersion">> {
+  ): Promise<Omit<ChunkVersion, "version" | "chainVersion" | "tag">> {
     const nothing = { block: undefined, length: 0, checksums: new Uint32Array(0) };
     if (change.kind === "remove") return { ...nothing, removed: true };
     const old = record?.committed;

@@ -303,7 +303,7 @@ export class StorageNode implements StorageApi {
     tag?: UpdateTag,
   ): Promise<void> {
     try {
-      await this.drive(target, chunk, change, tag);
+      await this.drive(target, chunk, change);
     } catch (error) {
       if ((error as BaleenError).code === "storage-no-space") {
         await target.engine.abandon(chunk, tag, lastOnChannel);
@@ -324,13 +324,13 @@ export class StorageNode implements StorageApi {
         change.kind === "remove"
           ? record === undefined
           : committed?.version === version && digestOf(committed) === digest;
-      if (isDone) return this.answerOf(target, chunk, version);
+      if (isDone) return this.noteDone(target, request);
       if (state !== "serving" || (committed?.version ?? 0) !== version - 1) {
         const words = `chunk ${keyOf(chunk)} is at version ${committed?.version ?? 0} here`;
         throw fsError("storage-update-stale", `${words}: send its whole content.`);
       }
     } else if (change.kind === "remove" && record === undefined) {
-      return { version: 0, chunkLength: 0 };
+      return this.noteDone(target, request);
     }
     const isTail = this.successorOf(chain, target.targetId) === undefined;
     const last = request.tag && engine.channel(request.tag);
@@ -350,6 +350,18 @@ export class StorageNode implements StorageApi {
     return this.answerOf(target, chunk, version);
   }
 
+  /** What came is here already; who made it must be known here all the same, for its retries. */
+  private async noteDone(
+    target: Target,
+    { chunk, tag, version }: ForwardRequest,
+  ): Promise<UpdateAnswer> {
+    if (tag !== undefined) {
+      target.fresh.add(channelKey(tag));
+      await target.engine.noteUpdate(tag, version);
+    }
+    return this.answerOf(target, chunk, version);
+  }
+
   private answerOf(target: Target, chunk: ChunkId, version: number): UpdateAnswer {
     const committed = target.engine.record(chunk)?.committed;
     if (committed === undefined) return { version: 0, chunkLength: 0 };
@@ -361,12 +373,7 @@ export class StorageNode implements StorageApi {
    * made it, where that is known; a successor that can't follow gets the whole content. Throws
    * `storage-not-serving` once this target has left the chain.
    */
-  async drive(
-    target: Target,
-    chunk: ChunkId,
-    change?: ChunkChange,
-    tag?: UpdateTag,
-  ): Promise<void> {
+  async drive(target: Target, chunk: ChunkId, change?: ChunkChange): Promise<void> {
     const { engine } = target;
     let isWhole = change === undefined;
     for (;;) {
@@ -388,7 +395,7 @@ export class StorageNode implements StorageApi {
           chunk,
           version: pending,
           change: sent,
-          tag,
+          tag: pending.tag,
         });
         const now = this.chainOf(target);
         if (

@@ -37,6 +37,8 @@ export interface ChunkVersion {
   readonly removed: boolean;
   /** CRC32C of each page. */
   readonly checksums: Uint32Array;
+  /** Who made it; absent where it came by another way than an update. */
+  readonly tag: UpdateTag | undefined;
 }
 
 /** A chunk's record. */
@@ -76,7 +78,7 @@ function chunkOfKey(key: string): ChunkId {
 
 const formatVersion = 1;
 const headBytes = 8;
-const versionBytes = 32;
+const versionBytes = 56;
 const noBlock = 0xff;
 
 /** A record as bytes: format, chunk size, then each version's fields and checksums; CRC32C at the end. */
@@ -103,6 +105,10 @@ function encodeVersion(view: DataView, start: number, one: ChunkVersion): number
   view.setUint8(start + 21, one.block?.sizeClass ?? noBlock);
   view.setUint32(start + 24, one.block?.index ?? 0, true);
   view.setUint32(start + 28, one.checksums.length, true);
+  // A tag's numbers are at least 1, 0 and 1: all zeros stand for none.
+  view.setFloat64(start + 32, one.tag?.clientId ?? 0, true);
+  view.setFloat64(start + 40, one.tag?.channel ?? 0, true);
+  view.setFloat64(start + 48, one.tag?.seq ?? 0, true);
   let at = start + versionBytes;
   for (const sum of one.checksums) {
     view.setUint32(at, sum, true);
@@ -141,7 +147,9 @@ function decodeVersion(view: DataView, start: number): ChunkVersion {
   for (let i = 0; i < checksums.length; i++) {
     checksums[i] = view.getUint32(start + versionBytes + i * 4, true);
   }
+  const [clientId, channel, seq] = [32, 40, 48].map((at) => view.getFloat64(start + at, true));
   return {
+    tag: clientId === 0 ? undefined : { clientId, channel, seq },
     version: view.getFloat64(start, true),
     chainVersion: view.getFloat64(start + 8, true),
     block: sizeClass === noBlock ? undefined : { sizeClass, index },
