@@ -1,5 +1,5 @@
 /**
- * @file What `smallpond` costs beside bare DuckDB and polars, ours and the peer's strictly in turn: the
+ * @file What `smallpond` costs beside bare DuckDB, ours and the peer's strictly in turn: the
  * scheduler's rate, resuming, functions over rows, TPC-H, and the hash exchange. Small by default; `--large`
  * runs the sizes of the README; `--soak` first kills processes 200 times. CPU is user and system time
  * of all processes involved.
