@@ -14,5 +14,6 @@ export {
   viewAt,
   viewBytesMax,
 } from "./memory.ts";
+export { mountFileSystem, unmountFileSystem, waitReadable } from "./mount.ts";
 export { setCongestionControl } from "./socket.ts";
 export { currentProcessor, currentThreadId, joinThread, startThread, wakeAll } from "./thread.ts";
