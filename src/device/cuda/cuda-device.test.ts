@@ -53,7 +53,7 @@ function recordArguments(device: CudaDevice, address: number): KernelArgument[] 
 test("without a driver, opening says what to do", () => {
   assert.throws(() => openCuda({ library: "libno-such-driver.so.9" }), {
     code: "no-cuda-driver",
-    message: /could not be loaded .*install NVIDIA's driver, in a container pass it in/,
+    message: /could not be loaded .*install NVIDIA's driver, or in a container pass it in/,
   });
 });
 

@@ -54,8 +54,8 @@ export function openCuda(options: CudaOptions = {}): CudaDevice {
   if (driver === undefined) {
     throw new BaleenError(
       "no-cuda-driver",
-      `${cudaAbsence(options.library)}: install NVIDIA's driver, in a container pass it in ` +
-        "(--gpus all), or leave --device cuda out.",
+      `${cudaAbsence(options.library)}: install NVIDIA's driver, or in a container pass it in ` +
+        "(--gpus all).",
     );
   }
   callDriver(driver, "starting CUDA", "cuInit", 0);

@@ -2,7 +2,16 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { appendFile, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import {
+  appendFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -219,6 +228,25 @@ test("bad input gets one sentence, and nothing is published", async () => {
   await assert.rejects(tallyFiles([output]), /the manifest says 1000: sort again/);
   await writeFile(join(output, "_manifest.json"), "{");
   await assert.rejects(tallyFiles([output]), /is no manifest of a sort: remove the folder/);
+});
+
+test("a folder that holds something else is refused, and nothing in it is touched", async () => {
+  const output = join(folder, "taken");
+  await mkdir(output);
+  const input = join(output, "part-00000.12345678"); // as a part of a sort would be called
+  await generateFile({ path: input, records: 5 });
+  const before = await readFile(input);
+  await assert.rejects(sortFiles({ inputs: [input], output }), {
+    code: "output-taken",
+    message: /holds part-00000.12345678, which this sort did not make: choose an empty folder/,
+  });
+  assert.deepEqual(await readdir(output), ["part-00000.12345678"]);
+  assert.deepEqual(await readFile(input), before);
+  await rm(output, { recursive: true });
+  await mkdir(output);
+  const outside = await generated("outside", 5);
+  await sortFiles({ inputs: [outside], output });
+  await assertSorted([outside], output);
 });
 
 test("a full disk is said so, and nothing is published", async (t) => {

@@ -106,7 +106,36 @@ export async function sortFiles(options: SortOptions): Promise<SortReport> {
       `output ${output} holds another result: choose another folder, or remove it.`,
     );
   }
+  await refuseForeign(output, key);
   return new SortJob({ ...options, output }, inputs, key, taskBytes, workerCount).run();
+}
+
+/** Names that the sort of `key` gives to what it puts into the output folder. */
+function isOurs(name: string, key: string): boolean {
+  const patterns = /^(part-\d{5}\.[0-9a-f]{8}(\.\d+)?|_manifest\.json(\.[0-9a-f-]{36})?)$/;
+  return name === stagingName(key) || patterns.test(name);
+}
+
+function stagingName(key: string): string {
+  return `_staging-${key}`;
+}
+
+/**
+ * Throws unless the folder is missing, empty, or was begun by this very sort: what a sort finds there
+ * when it publishes, it takes for its own and removes.
+ */
+async function refuseForeign(output: string, key: string): Promise<void> {
+  const names = await readdir(output).catch((cause: NodeJS.ErrnoException): string[] => {
+    if (cause.code === "ENOENT") return [];
+    throw fileError(`output ${output}`, cause);
+  });
+  const isBegun = names.includes(stagingName(key));
+  const foreign = names.find((name) => !isBegun || !isOurs(name, key));
+  if (foreign === undefined) return;
+  throw new BaleenError(
+    "output-taken",
+    `output ${output} holds ${foreign}, which this sort did not make: choose an empty folder.`,
+  );
 }
 
 /** The manifest of the folder `output`; undefined where there is none. */
@@ -173,7 +202,7 @@ class SortJob {
     this.key = key;
     this.taskBytes = taskBytes;
     this.workerCount = workerCount;
-    this.staging = join(options.output, `_staging-${key}`);
+    this.staging = join(options.output, stagingName(key));
   }
 
   async run(): Promise<SortReport> {
@@ -300,8 +329,8 @@ class SortJob {
     await syncFolder(output);
     const named = new Set([manifestName, ...manifest.parts.map(({ name }) => name)]);
     for (const name of await readdir(output)) {
-      const isOurs = /^(part-|_staging-|_manifest\.json\.)/.test(name);
-      if (isOurs && !named.has(name)) await rm(join(output, name), { recursive: true });
+      const isLeftOver = isOurs(name, this.key) && !named.has(name);
+      if (isLeftOver) await rm(join(output, name), { recursive: true });
     }
     return reportOf(manifest, output, this.executed, this.reused);
   }
