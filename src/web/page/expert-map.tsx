@@ -1,9 +1,9 @@
 /** @file A heat map of the tokens that each expert received: layers down, experts across. */
 import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { useColourScheme } from "./chart-style.ts";
 import { percent, short } from "./format.ts";
 import type { ExpertWindow } from "./history.ts";
-import { useColourScheme } from "./time-chart.tsx";
 
 /** From no tokens, over an even share (the middle), to twice that and more. */
 const ramps = {

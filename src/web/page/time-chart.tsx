@@ -2,6 +2,7 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import UPlot from "uplot";
+import { chartStyle, useColourScheme } from "./chart-style.ts";
 import { short } from "./format.ts";
 
 /** One line of a chart. */
@@ -86,38 +87,22 @@ function optionsOf(
   isWhole: boolean,
   onHover: (index: number | undefined) => void,
 ): UPlot.Options {
-  const style = getComputedStyle(box);
-  const colour = (name: string): string => style.getPropertyValue(`--${name}`).trim();
-  const axis = {
-    stroke: colour("quiet"),
-    font: `11px ${style.fontFamily}`,
-    ticks: { show: false },
-    grid: { stroke: colour("line"), width: 1 },
-  };
+  const { colour, xAxis, yAxis, options } = chartStyle(box, onHover);
   return {
-    width: box.clientWidth,
-    height: box.clientHeight,
+    ...options,
     padding: [8, 14, 0, 0],
-    legend: { show: false },
-    cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
-    hooks: { setCursor: [(chart) => onHover(chart.cursor.idx ?? undefined)] },
     scales: {
       x: { time: false, range: [-seconds, 0] },
       y: { range: (_, __, max) => [0, roomFor(max, isWhole)] },
     },
     axes: [
       {
-        ...axis,
-        size: 22,
-        gap: 7,
-        grid: { show: false },
+        ...xAxis,
         splits: [-seconds, -seconds / 2, 0],
         values: (_, splits) => splits.map(agoOf),
       },
       {
-        ...axis,
-        size: 44,
-        space: 28,
+        ...yAxis,
         incrs: isWhole
           ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5]
           : [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5],
@@ -150,17 +135,4 @@ function agoOf(seconds: number): string {
 /** The top of the axis: above the data, and never so low that noise looks large. */
 function roomFor(max: number | null, isWhole: boolean): number {
   return Math.max((max ?? 0) * 1.15, isWhole ? 4 : 10);
-}
-
-/** Changes when the reader's colour scheme does, so that canvases can be drawn anew. */
-export function useColourScheme(): boolean {
-  const query = "(prefers-color-scheme: dark)";
-  const [isDark, setDark] = useState(() => matchMedia(query).matches);
-  useEffect(() => {
-    const media = matchMedia(query);
-    const changed = (): void => setDark(media.matches);
-    media.addEventListener("change", changed);
-    return () => media.removeEventListener("change", changed);
-  }, []);
-  return isDark;
 }

@@ -3,8 +3,8 @@ import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import UPlot from "uplot";
 import type { PlanDocument } from "../../../planner/index.ts";
+import { chartStyle, useColourScheme } from "../chart-style.ts";
 import { short } from "../format.ts";
-import { useColourScheme } from "../time-chart.tsx";
 
 interface Line {
   readonly name: string;
@@ -148,38 +148,22 @@ function optionsOf(
   most: number | undefined,
   onHover: (index: number | undefined) => void,
 ): UPlot.Options {
-  const style = getComputedStyle(box);
-  const colour = (name: string): string => style.getPropertyValue(`--${name}`).trim();
-  const axis = {
-    stroke: colour("quiet"),
-    font: `11px ${style.fontFamily}`,
-    ticks: { show: false },
-    grid: { stroke: colour("line"), width: 1 },
-  };
+  const { colour, xAxis, yAxis, options } = chartStyle(box, onHover);
   return {
-    width: box.clientWidth,
-    height: box.clientHeight,
+    ...options,
     padding: [8, 20, 0, 0],
-    legend: { show: false },
-    cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
-    hooks: { setCursor: [(chart) => onHover(chart.cursor.idx ?? undefined)] },
     scales: {
       x: { time: false, range: [0, 24] },
       y: { range: (_, __, max) => [0, most ?? (max ?? 1) * 1.12] },
     },
     axes: [
       {
-        ...axis,
-        size: 22,
-        gap: 7,
-        grid: { show: false },
+        ...xAxis,
         splits: [0, 6, 12, 18, 24],
         values: (_, splits) => splits.map(clock),
       },
       {
-        ...axis,
-        size: 44,
-        space: 28,
+        ...yAxis,
         values: (_, ticks) => ticks.map(most === undefined ? short : String),
         ...(most === undefined ? {} : { splits: [0, 0.25, 0.5, 0.75, 1].map((x) => x * most) }),
       },
